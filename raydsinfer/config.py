@@ -1,0 +1,248 @@
+"""Settings: frozen, keyword-only, complete and strict; a wrong name is answered with the nearest right one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raydsinfer.errors import InvalidSettingError, UnknownSettingError, UnsupportedError
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+S = TypeVar("S", bound="Settings")
+
+# Names that users bring along from elsewhere, and what to write instead.
+_HINTS = {
+    "use_kernel": "It is called kernel_inject here.",
+    "replace_with_kernel_inject": "It is called kernel_inject here.",
+    "max_out_tokens": "It is called max_tokens here.",
+    "tensor_parallel": "Use ScalingConfig(num_workers=...).",
+    "tp_size": "Use ScalingConfig(num_workers=...).",
+    "num_gpus_per_worker_group": "Use ScalingConfig(num_workers=...).",
+    "num_worker_groups": "Use BatchPredictor.predict(min_scoring_workers=..., max_scoring_workers=...).",
+    "batch_size": "Use BatchPredictor.predict(batch_size=...), or max_batch_size for rows per engine call.",
+    "name": "The model is the first argument of DeepSpeedCheckpoint.from_pretrained.",
+    "checkpoint_path": "The model is the first argument of DeepSpeedCheckpoint.from_pretrained.",
+    "max_length": "Use max_new_tokens; prompt plus new tokens are limited by EngineConfig.max_tokens.",
+    "pad_token_id": "Padding is the engine's business; rows come back without it.",
+    "synced_gpus": "All ranks of a gang always generate in step.",
+    "streamer": "Rows are answered whole.",
+}
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, strict about names, types and ranges.
+
+    Raises:
+        UnknownSettingError: A name that does not exist.
+        InvalidSettingError: A value of the wrong type or out of range.
+        UnsupportedError: A value that is known but not available.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _translated(error, type(self)) from None
+
+    def replaced(self: S, values: Mapping[str, Any]) -> S:
+        """A copy with some values changed, checked like a new one."""
+        return type(self)(**{**self.model_dump(exclude_unset=True), **values})
+
+
+def _translated(error: ValidationError, cls: type[Settings]) -> UnknownSettingError | InvalidSettingError:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = tuple(cls.model_fields)
+        return UnknownSettingError(name=name, known=known, where=cls.__name__, hint=_HINTS.get(name, ""))
+    expected = first["msg"].removeprefix("Input should be ")
+    return InvalidSettingError(name=name, value=first["input"], expected=expected)
+
+
+class EchoFault(Settings):
+    """Tells the echo engine to misbehave, so that users and tests can rehearse failures.
+
+    Args:
+        rank: World rank that fails.
+        when: In `load` or in `generate`.
+        prompt_contains: In `generate`: only if some prompt of the batch contains this text.
+        action: ``raise`` an error, ``hang``, leave with ``exit`` code 1, or ``kill`` itself.
+    """
+
+    rank: int = Field(default=0, ge=0)
+    when: Literal["load", "generate"] = "generate"
+    prompt_contains: str = ""
+    action: Literal["raise", "hang", "exit", "kill"] = "raise"
+
+
+class EngineConfig(Settings):
+    """How a gang holds and runs the model; the same on every rank.
+
+    Args:
+        engine: ``deepspeed``, or ``echo``: a deterministic engine without a model, for rehearsals.
+        dtype: Of weights and activations. ``auto``: float32 on CPU; on GPU bfloat16 where the model
+            was saved so and the GPU has it, else float16.
+        ds_inference: Whether DeepSpeed runs the model; if not, plain transformers on one rank.
+        kernel_inject: DeepSpeed's fused kernels instead of tensor-parallel transformers layers.
+        replace_method: DeepSpeed's only one left is ``auto``.
+        use_meta_tensor: Build the model without memory and fill it tensor by tensor, so that no
+            process holds the whole model.
+        use_cache: Keep keys and values of past tokens.
+        max_tokens: Prompt plus new tokens that one row may have.
+        max_batch_size: Rows per engine call; larger batches are split. Kernel injection reserves
+            its KV workspace for this many rows of `max_tokens` tokens.
+        seed: Default seed for sampling; None draws a new one each call.
+        revision: Branch, tag or commit of a model that comes from a hub.
+        hf_home: Directory for downloaded models on each node; None means the hub library's own.
+        trust_remote_code: Whether Python code in the model's directory may run.
+        save_mp_checkpoint_path: Reserved for saving each rank's weights; not available yet.
+        reshard_checkpoint_path: Reserved for resharded weights; not available yet.
+        echo_fault: What the echo engine should do wrong.
+        echo_delay_s: Seconds that the echo engine takes for a batch.
+    """
+
+    engine: Literal["deepspeed", "echo"] = "deepspeed"
+    dtype: Dtype = "auto"
+    ds_inference: bool = True
+    kernel_inject: bool = False
+    replace_method: Literal["auto"] = "auto"
+    use_meta_tensor: bool = True
+    use_cache: bool = True
+    max_tokens: int = Field(default=1024, ge=2)
+    max_batch_size: int = Field(default=32, ge=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    revision: str | None = None
+    hf_home: str | None = None
+    trust_remote_code: bool = False
+    save_mp_checkpoint_path: str | None = None
+    reshard_checkpoint_path: str | None = None
+    echo_fault: EchoFault | None = None
+    echo_delay_s: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_yet(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("dtype") == "int8":
+            raise UnsupportedError(
+                what="dtype='int8'", why="quantised weights are not built yet", instead="Use 'float16' or 'bfloat16'."
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EngineConfig:
+        for name in ("save_mp_checkpoint_path", "reshard_checkpoint_path"):
+            if getattr(self, name) is not None:
+                raise UnsupportedError(
+                    what=name,
+                    why="writing resharded weights is not built yet",
+                    instead="Leave it out: with use_meta_tensor each rank reads only what it keeps.",
+                )
+        if self.kernel_inject and not self.ds_inference:
+            raise InvalidSettingError(
+                name="kernel_inject",
+                value=True,
+                expected="False when ds_inference is off",
+                hint="The kernels are DeepSpeed's.",
+            )
+        return self
+
+
+class GenerationConfig(Settings):
+    """How completions are generated, in Hugging Face's words; for a call, or for one row.
+
+    Args:
+        max_new_tokens: Most tokens to generate.
+        min_new_tokens: Fewest tokens before an end of sequence is allowed.
+        do_sample: Sample instead of taking the most likely token.
+        temperature: Divides the logits before sampling.
+        top_k: Sample among this many most likely tokens; 0 means all.
+        top_p: Sample among the most likely tokens that hold this much probability.
+        min_p: Leave out tokens less likely than this share of the most likely one.
+        typical_p: Locally typical sampling's probability mass.
+        repetition_penalty: Above 1 discourages tokens that were there before.
+        no_repeat_ngram_size: n-grams of this size never repeat; 0 means off.
+        num_beams: Beam search width; 1 means none.
+        length_penalty: Exponent of the length in beam scores.
+        early_stopping: Whether beam search stops at the first `num_beams` finished beams.
+        num_return_sequences: Completions for each row.
+        stop_strings: Texts that end a completion.
+        seed: Makes sampling repeatable.
+        return_full_text: Put the prompt in front of the completion.
+        include_stop_str_in_output: Keep the stop string at the end of the completion.
+    """
+
+    max_new_tokens: int = Field(default=50, ge=1)
+    min_new_tokens: int | None = Field(default=None, ge=0)
+    do_sample: bool = False
+    temperature: float = Field(default=1.0, gt=0)
+    top_k: int = Field(default=50, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    typical_p: float = Field(default=1.0, gt=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    no_repeat_ngram_size: int = Field(default=0, ge=0)
+    num_beams: int = Field(default=1, ge=1)
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    num_return_sequences: int = Field(default=1, ge=1)
+    stop_strings: str | list[str] | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    return_full_text: bool = False
+    include_stop_str_in_output: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GenerationConfig:
+        if self.min_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise InvalidSettingError(
+                name="min_new_tokens",
+                value=self.min_new_tokens,
+                expected=f"at most max_new_tokens={self.max_new_tokens}",
+            )
+        if "" in self.stop_list:
+            raise InvalidSettingError(name="stop_strings", value=self.stop_strings, expected="non-empty texts")
+        if self.num_return_sequences > 1 and not self.do_sample and self.num_beams < self.num_return_sequences:
+            raise InvalidSettingError(
+                name="num_return_sequences",
+                value=self.num_return_sequences,
+                expected="1 without sampling",
+                hint="Set do_sample=True, or num_beams at least as large.",
+            )
+        return self
+
+    @property
+    def stop_list(self) -> list[str]:
+        """Stop strings as a list, empty when there are none."""
+        if self.stop_strings is None:
+            return []
+        return [self.stop_strings] if isinstance(self.stop_strings, str) else self.stop_strings
+
+
+def _from_environment(name: str, default: float) -> float:
+    return float(os.environ.get(name, default))
+
+
+class GangConfig(Settings):
+    """Deadlines of a gang; each default can be set by the environment variable named with it.
+
+    Args:
+        placement_timeout_s: Seconds to wait for free nodes and GPUs
+            (``RAYDSINFER_PLACEMENT_TIMEOUT_S``, 600: an autoscaler needs minutes for a GPU node).
+        start_timeout_s: Seconds for processes, rendezvous and loading the weights
+            (``RAYDSINFER_START_TIMEOUT_S``, 3600: OPT-66b from a cold disk takes most of one).
+        call_timeout_s: Seconds for one batch (``RAYDSINFER_CALL_TIMEOUT_S``, 1800: a hung
+            collective must not hold the GPUs for a night).
+        lease_ttl_s: A placement group whose predictor was silent this long is given back
+            (``RAYDSINFER_LEASE_TTL_S``, 10: longer than any pause of a healthy process).
+    """
+
+    placement_timeout_s: float = Field(
+        default_factory=lambda: _from_environment("RAYDSINFER_PLACEMENT_TIMEOUT_S", 600), gt=0
+    )
+    start_timeout_s: float = Field(default_factory=lambda: _from_environment("RAYDSINFER_START_TIMEOUT_S", 3600), gt=0)
+    call_timeout_s: float = Field(default_factory=lambda: _from_environment("RAYDSINFER_CALL_TIMEOUT_S", 1800), gt=0)
+    lease_ttl_s: float = Field(default_factory=lambda: _from_environment("RAYDSINFER_LEASE_TTL_S", 10), gt=0)

@@ -1,0 +1,125 @@
+"""What every engine is: the work of one rank, without knowing who starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+from raydsinfer.config import EngineConfig, GenerationConfig
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankContext:
+    """Where a rank stands in its gang.
+
+    Args:
+        gang: Name of the gang, for messages.
+        world_rank: This rank, 0 to `world_size` - 1.
+        world_size: Number of ranks, which is the tensor parallel size.
+        local_rank: Index of this rank among the gang's ranks on its node.
+        local_world_size: Number of the gang's ranks on this node.
+        node_rank: Index of this node among the gang's nodes.
+        num_nodes: Number of nodes that the gang spans.
+        device: torch device as a string: ``cpu`` or ``cuda:0`` (each process sees its one GPU).
+    """
+
+    gang: str = "gang"
+    world_rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    node_rank: int = 0
+    num_nodes: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """What an engine is made from; the same on every rank.
+
+    Args:
+        model: Local directory, fsspec URL or hub name of the model.
+        config: Inference settings.
+    """
+
+    model: str
+    config: EngineConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateBatch:
+    """Requests that share their generation settings; the same on every rank.
+
+    Args:
+        prompts: Token ids of each prompt, without padding; none is empty.
+        generation: Settings of all of them.
+        seed: Seed of this batch. The caller chooses it, so that all ranks sample alike.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    generation: GenerationConfig
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One generated sequence.
+
+    Args:
+        token_ids: New tokens, an end-of-sequence token included if one was generated.
+        finish_reason: ``stop`` (end of sequence or a stop string) or ``length``.
+    """
+
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What `Engine.load` did, for progress output and benchmarks.
+
+    Args:
+        mode: ``kernel_inject``, ``autotp``, ``plain`` or ``echo``.
+        num_parameters: Parameters on this rank.
+        parameter_bytes: Bytes of them.
+        phases_s: Phase → seconds, in order.
+    """
+
+    mode: str
+    num_parameters: int = 0
+    parameter_bytes: int = 0
+    phases_s: dict[str, float] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """One rank's engine. All ranks get the same calls in the same order."""
+
+    requires_process_group: ClassVar[bool]
+    """Whether the gang must set up `torch.distributed` before `load`."""
+
+    def __init__(self, spec: EngineSpec, context: RankContext) -> None: ...
+
+    def load(self) -> LoadReport:
+        """Load the weights. Called once, on all ranks at once.
+
+        Raises:
+            ConfigurationError: The settings do not fit the model or the device.
+            CheckpointError: The model's files are wrong.
+            EngineError: A dependency failed.
+        """
+        ...
+
+    def generate(self, batch: GenerateBatch) -> list[list[Completion]]:
+        """Answer a batch: one list a prompt, in order, with `num_return_sequences` entries.
+
+        Raises:
+            EngineError: A dependency failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what `load` took; idempotent."""
+        ...

@@ -1,0 +1,299 @@
+"""Every exception that raydsinfer raises, one class per party who has to act.
+
+    RaydsinferError
+    ├── ConfigurationError          the caller: a setting is wrong
+    │   ├── UnknownSettingError     a name that does not exist (nearest right one given)
+    │   ├── InvalidSettingError     a value out of range or of the wrong type
+    │   └── UnsupportedError        a known combination that cannot work, or not yet
+    ├── DataError                   the caller: the data set does not fit the call
+    │   └── MissingColumnError
+    ├── RowError                    one row is bad; becomes that row's `error`, never raised to a user
+    ├── OutputError                 the caller: the result cannot be written where it was asked for
+    ├── CheckpointError             whoever made the model directory
+    │   ├── CheckpointNotFoundError
+    │   ├── CorruptCheckpointError  truncated, missing or unreadable files
+    │   └── WeightsMismatchError    tensors that nothing took, or parameters never filled
+    ├── ClusterCapacityError        whoever runs the cluster: the gang cannot be placed
+    ├── WorkerGroupError            one or more ranks failed (rank → cause)
+    └── EngineError                 DeepSpeed, transformers or torch failed on a rank
+
+Fields are typed, text is made in `__str__`, and every class survives pickling (Ray moves exceptions
+between processes).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _rebuild(cls: type[RaydsinferError], state: dict[str, Any]) -> RaydsinferError:
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    return error
+
+
+class RaydsinferError(Exception):
+    """Base class. Fields are keyword arguments of the subclasses, which are dataclasses."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+class ConfigurationError(RaydsinferError):
+    """A setting is wrong: nothing was started."""
+
+
+@dataclass(kw_only=True, eq=False)
+class UnknownSettingError(ConfigurationError):
+    """A setting that does not exist.
+
+    Args:
+        name: What was given.
+        known: Names that exist where `name` was looked up.
+        where: What was being configured, for example ``EngineConfig``.
+        hint: What to do instead, for a name that other libraries have.
+    """
+
+    name: str
+    known: Collection[str]
+    where: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        near = difflib.get_close_matches(self.name, list(self.known), n=1, cutoff=0.5)
+        guess = f" Did you mean {near[0]!r}?" if near and not self.hint else ""
+        hint = f" {self.hint}" if self.hint else ""
+        return f"{self.where} has no setting {self.name!r}.{guess}{hint} It has: {', '.join(sorted(self.known))}."
+
+
+@dataclass(kw_only=True, eq=False)
+class InvalidSettingError(ConfigurationError):
+    """A setting exists but the value cannot be used.
+
+    Args:
+        name: The setting.
+        value: What was given.
+        expected: What is allowed, in words.
+        hint: The next step, when `expected` does not say it.
+    """
+
+    name: str
+    value: object
+    expected: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        hint = f" {self.hint}" if self.hint else ""
+        return f"{self.name}={self.value!r} cannot be used: expected {self.expected}.{hint}"
+
+
+@dataclass(kw_only=True, eq=False)
+class UnsupportedError(ConfigurationError):
+    """A combination that cannot work, or does not yet.
+
+    Args:
+        what: The combination.
+        why: The reason.
+        instead: What to use.
+    """
+
+    what: str
+    why: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f"{self.what} is not supported: {self.why}. {self.instead}"
+
+
+class DataError(RaydsinferError):
+    """The data set does not fit the call."""
+
+
+@dataclass(kw_only=True, eq=False)
+class MissingColumnError(DataError):
+    """A column that the call names is not in the data.
+
+    Args:
+        missing: Names that were asked for and are absent.
+        available: Names that the data has.
+        wanted_by: The argument that named them.
+    """
+
+    missing: Collection[str]
+    available: Collection[str]
+    wanted_by: str
+
+    def __str__(self) -> str:
+        names = ", ".join(repr(name) for name in self.missing)
+        have = ", ".join(repr(name) for name in self.available) or "none"
+        noun = "column" if len(self.missing) == 1 else "columns"
+        return f"{self.wanted_by} names {noun} {names}, but the data has: {have}."
+
+
+@dataclass(kw_only=True, eq=False)
+class RowError(RaydsinferError):
+    """One row cannot be answered; the others can.
+
+    Args:
+        kind: Short machine-readable class (``prompt``, ``length``, ``generation``, ``messages``).
+        reason: What is wrong with the row and what would be right.
+    """
+
+    kind: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}"
+
+
+@dataclass(kw_only=True, eq=False)
+class OutputError(RaydsinferError):
+    """The result cannot be written.
+
+    Args:
+        path: Where it should have gone.
+        reason: Why it cannot.
+        hint: The next step.
+    """
+
+    path: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"cannot write {self.path}: {self.reason}.{' ' + self.hint if self.hint else ''}"
+
+
+@dataclass(kw_only=True, eq=False)
+class CheckpointError(RaydsinferError):
+    """Something is wrong with the model's files.
+
+    Args:
+        path: The directory, file or name.
+        reason: What is wrong.
+        hint: The next step.
+    """
+
+    path: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}.{' ' + self.hint if self.hint else ''}"
+
+
+class CheckpointNotFoundError(CheckpointError):
+    """No model at that path, URL or hub name."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """A file of the model is missing, truncated or unreadable."""
+
+
+@dataclass(kw_only=True, eq=False)
+class WeightsMismatchError(CheckpointError):
+    """Weights and model do not fit: each loaded tensor has to be accounted for.
+
+    Args:
+        never_filled: Parameters of the model that no tensor of the checkpoint filled.
+        nothing_took: Tensors of the checkpoint that fit no parameter.
+        wrong_shape: Parameter name → ``"(have) instead of (want)"``.
+    """
+
+    reason: str = "the weights do not fit the model"
+    never_filled: Collection[str] = ()
+    nothing_took: Collection[str] = ()
+    wrong_shape: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [
+            ("parameters never filled", self.never_filled),
+            ("tensors that nothing took", self.nothing_took),
+            ("wrong shape", [f"{name} is {text}" for name, text in self.wrong_shape.items()]),
+        ]
+        listed = "; ".join(f"{title}: {_shortened(names)}" for title, names in parts if names)
+        return f"{self.path}: {self.reason} ({listed}).{' ' + self.hint if self.hint else ''}"
+
+
+@dataclass(kw_only=True, eq=False)
+class ClusterCapacityError(RaydsinferError):
+    """The cluster cannot hold the gang, or did not in time.
+
+    Args:
+        gang: The worker group's name.
+        bundles: Resources that each rank asked for, by rank.
+        unplaceable: Ranks whose bundle no node could hold even if it were idle.
+        nodes: One line of words a node: what it has and what is free.
+        waited_s: Seconds waited before giving up.
+        hint: The next step.
+    """
+
+    gang: str
+    bundles: tuple[Mapping[str, float], ...]
+    unplaceable: tuple[int, ...]
+    nodes: tuple[str, ...]
+    waited_s: float
+    hint: str = ""
+
+    def __str__(self) -> str:
+        wanted = dict(self.bundles[self.unplaceable[0] if self.unplaceable else 0])
+        if self.unplaceable:
+            which = _shortened([str(rank) for rank in self.unplaceable])
+            why = f"no node can hold the bundle {wanted} of rank {which}"
+        else:
+            why = (
+                f"each bundle fits some node, but {len(self.bundles)} bundles like {wanted} "
+                "did not become free together"
+            )
+        nodes = "\n  ".join(self.nodes) or "none"
+        hint = f"\n{self.hint}" if self.hint else ""
+        return f"{self.gang}: not placed after {self.waited_s:.0f} s: {why}.\nNodes:\n  {nodes}{hint}"
+
+
+@dataclass(kw_only=True, eq=False)
+class WorkerGroupError(RaydsinferError):
+    """One or more ranks of a gang failed.
+
+    Args:
+        gang: The worker group's name.
+        phase: What it was doing (``start``, ``load``, ``generate``, …).
+        causes: World rank → exception, of the ranks that had failed when this was raised.
+    """
+
+    gang: str
+    phase: str
+    causes: Mapping[int, BaseException]
+
+    def __str__(self) -> str:
+        by_text: dict[str, list[int]] = {}
+        for rank, cause in sorted(self.causes.items()):
+            by_text.setdefault(f"{type(cause).__name__}: {cause}", []).append(rank)
+        lines = [f"  rank {', '.join(map(str, ranks))}: {text}" for text, ranks in by_text.items()]
+        return f"{self.gang} failed in {self.phase}:\n" + "\n".join(lines)
+
+
+@dataclass(kw_only=True, eq=False)
+class EngineError(RaydsinferError):
+    """DeepSpeed, transformers or torch failed on a rank.
+
+    Args:
+        doing: What the engine was doing.
+        reason: What came back.
+        hint: The next step.
+    """
+
+    doing: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.doing}: {self.reason}.{' ' + self.hint if self.hint else ''}"
+
+
+def _shortened(names: Iterable[str], limit: int = 8) -> str:
+    listed = sorted(names) if not isinstance(names, list) else names
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
