@@ -6,7 +6,8 @@
     │   ├── InvalidSettingError     a value out of range or of the wrong type
     │   └── UnsupportedError        a known combination that cannot work, or not yet
     ├── DataError                   the caller: the data set does not fit the call
-    │   └── MissingColumnError
+    │   ├── MissingColumnError
+    │   └── InputError              rows cannot be read from where they should come
     ├── RowError                    one row is bad; becomes that row's `error`, never raised to a user
     ├── OutputError                 the caller: the result cannot be written where it was asked for
     ├── CheckpointError             whoever made the model directory
@@ -15,6 +16,8 @@
     │   └── WeightsMismatchError    tensors that nothing took, or parameters never filled
     ├── ClusterCapacityError        whoever runs the cluster: the gang cannot be placed
     ├── WorkerGroupError            one or more ranks failed (rank → cause)
+    ├── RankDiedError               a cause: the process of a rank ended
+    ├── RankTimeoutError            a cause: a rank did not answer in time
     └── EngineError                 DeepSpeed, transformers or torch failed on a rank
 
 Fields are typed, text is made in `__str__`, and every class survives pickling (Ray moves exceptions
@@ -131,6 +134,24 @@ class MissingColumnError(DataError):
         have = ", ".join(repr(name) for name in self.available) or "none"
         noun = "column" if len(self.missing) == 1 else "columns"
         return f"{self.wanted_by} names {noun} {names}, but the data has: {have}."
+
+
+@dataclass(kw_only=True, eq=False)
+class InputError(DataError):
+    """Rows cannot be read from where they should come.
+
+    Args:
+        path: The file, directory or URL.
+        reason: What is wrong.
+        hint: The next step.
+    """
+
+    path: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"cannot read {self.path}: {self.reason}.{' ' + self.hint if self.hint else ''}"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -273,6 +294,43 @@ class WorkerGroupError(RaydsinferError):
             by_text.setdefault(f"{type(cause).__name__}: {cause}", []).append(rank)
         lines = [f"  rank {', '.join(map(str, ranks))}: {text}" for text, ranks in by_text.items()]
         return f"{self.gang} failed in {self.phase}:\n" + "\n".join(lines)
+
+
+@dataclass(kw_only=True, eq=False)
+class RankDiedError(RaydsinferError):
+    """The process of a rank ended; a cause in `WorkerGroupError`.
+
+    Args:
+        process: Which process: process id and node.
+        reason: What is known of its end.
+    """
+
+    process: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.process} ended: {self.reason}"
+
+
+@dataclass(kw_only=True, eq=False)
+class RankTimeoutError(RaydsinferError):
+    """A rank did not answer in time; a cause in `WorkerGroupError`.
+
+    Args:
+        process: Which process: process id and node.
+        timeout_s: Seconds that it had.
+        stack: What it was doing when the time was up, if it could say.
+        hint: The next step.
+    """
+
+    process: str
+    timeout_s: float
+    stack: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        was = f"; it was in {self.stack}" if self.stack else ""
+        return f"{self.process} did not answer within {self.timeout_s:g} s{was}.{' ' + self.hint if self.hint else ''}"
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,0 +1,1 @@
+"""Gangs: one Ray actor a rank, placed, started, called and stopped as a whole."""

@@ -1,0 +1,100 @@
+"""Who owns the placement groups of gangs whose predictors Ray Data makes, restarts and kills.
+
+A placement group that an actor made outlives that actor until the job ends, and nobody tells the
+driver of a lazy data set that its execution is over. So one 0-CPU actor, the keeper, makes the groups
+and leases them; a predictor renews its lease from a thread. A lease that was not renewed in time is
+removed, and Ray ends the rank processes in it. Why its holder went silent does not matter.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from raydsinfer.groups.placement import GangRequest, reserve
+
+_SWEEP_S = 0.25  # how late a lease may be found to have ended
+
+
+@dataclass
+class _Held:
+    group: PlacementGroup
+    ttl_s: float
+    renewed_at: float
+
+
+class GangKeeper:
+    """Makes, leases and removes placement groups. Runs as an actor: see `start_keeper`.
+
+    It never learns who holds a lease: the handle of a predictor actor would keep that actor alive,
+    and an actor that Ray restarts keeps its id while the gang of its former process is lost. A lease
+    has a token of its own instead.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, _Held] = {}
+        self._lock = threading.Lock()
+        self._myself: ActorHandle[Any] | None = None
+        threading.Thread(target=self._sweep, name="lease-sweep", daemon=True).start()
+
+    def lease(self, token: str, request: GangRequest, ttl_s: float, myself: ActorHandle[Any]) -> PlacementGroup:
+        """Make a placement group; it is removed when it was not renewed for `ttl_s` seconds.
+
+        Args:
+            token: Name of the lease, chosen by the holder.
+            request: What to ask of the cluster.
+            ttl_s: Seconds of silence after which the lease ends.
+            myself: Handle of this actor. Ray ends an actor when nobody has a handle any more; this
+                one must not end before its leases, or nobody would remove their groups.
+        """
+        with self._lock:
+            group = reserve(request)
+            self._held[token] = _Held(group, ttl_s, time.monotonic())
+            self._myself = myself
+            return group
+
+    def renew(self, token: str) -> bool:
+        """Say that the holder is alive; False if the lease has ended."""
+        with self._lock:
+            if token not in self._held:
+                return False
+            self._held[token].renewed_at = time.monotonic()
+            return True
+
+    def release(self, token: str) -> None:
+        """End a lease; idempotent."""
+        with self._lock:
+            self._remove(token)
+
+    def num_leases(self) -> int:
+        """How many leases are held."""
+        with self._lock:
+            return len(self._held)
+
+    def _sweep(self) -> None:
+        while True:
+            time.sleep(_SWEEP_S)
+            with self._lock:
+                now = time.monotonic()
+                for token in [t for t, held in self._held.items() if now - held.renewed_at > held.ttl_s]:
+                    self._remove(token)
+
+    def _remove(self, token: str) -> None:
+        held = self._held.pop(token, None)
+        if held is not None:
+            remove_placement_group(held.group)
+        if not self._held:
+            self._myself = None
+
+
+def start_keeper() -> ActorHandle[Any]:
+    """Start a keeper. It ends with its last lease once nobody has the handle, or with the job."""
+    keeper_actor: Any = ray.remote(num_cpus=0)(GangKeeper)
+    handle: ActorHandle[Any] = keeper_actor.remote()
+    return handle

@@ -1,0 +1,103 @@
+"""How the ranks of a gang find each other: the only file of this layer that imports torch.
+
+Rank 0 opens the store on port 0, so the kernel picks a free port and the store has it from the first
+moment: nobody can take it between choosing and binding, which is how rendezvous by a chosen port fails.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from raydsinfer.engines.base import RankContext
+from raydsinfer.errors import EngineError
+
+
+def open_store(host: str, world_size: int, timeout_s: float) -> Any:
+    """Open the gang's store on a port that the kernel picks.
+
+    Args:
+        host: Address of this node, under which the other ranks reach it.
+        world_size: Number of ranks.
+        timeout_s: Seconds that reads from the store may wait.
+
+    Returns:
+        A `torch.distributed.TCPStore`; its `port` is the one to publish.
+    """
+    import torch.distributed as dist
+
+    # Not waiting for the others: they need the port before they can come.
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        host, 0, world_size, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
+    )
+
+
+def connect_store(host: str, port: int, world_size: int, timeout_s: float) -> Any:
+    """Connect to the store that rank 0 opened.
+
+    Raises:
+        EngineError: There is no store at that address.
+    """
+    import torch.distributed as dist
+
+    try:
+        return dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, world_size, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
+        )
+    except RuntimeError as error:  # DistNetworkError and DistStoreError
+        raise EngineError(
+            doing=f"connecting to rank 0 at {host}:{port}",
+            reason=str(error).splitlines()[0],
+            hint="The nodes of a gang must reach each other on all ports above 1023.",
+        ) from error
+
+
+def join_process_group(store: Any, context: RankContext, timeout_s: float) -> None:
+    """Make `torch.distributed`'s default process group: NCCL on GPUs, gloo on CPUs.
+
+    Args:
+        store: From `open_store` or `connect_store`.
+        context: This rank.
+        timeout_s: Seconds that a collective may take.
+
+    Raises:
+        EngineError: torch cannot use this rank's GPU, or the ranks do not find each other.
+    """
+    import torch
+    import torch.distributed as dist
+
+    options: dict[str, Any] = {"backend": "gloo"}
+    if context.device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise EngineError(
+                doing="setting up NCCL",
+                reason=f"torch {torch.__version__} finds no GPU here, though Ray gave this rank "
+                f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}",
+                hint="Install a CUDA build of torch and a driver that fits it on every GPU node.",
+            )
+        device = torch.device(context.device)
+        torch.cuda.set_device(device)
+        options = {"backend": "nccl", "device_id": device}
+    try:
+        dist.init_process_group(
+            store=store,
+            rank=context.world_rank,
+            world_size=context.world_size,
+            timeout=timedelta(seconds=timeout_s),
+            **options,
+        )
+    except RuntimeError as error:
+        raise EngineError(
+            doing=f"setting up the {options['backend']} process group",
+            reason=str(error).splitlines()[0],
+            hint="NCCL_DEBUG=INFO (or TORCH_DISTRIBUTED_DEBUG=DETAIL) in the runtime environment says more.",
+        ) from error
+
+
+def leave_process_group() -> None:
+    """Undo `join_process_group`; idempotent."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,116 @@
+"""How a gang starts, step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ray.actor import ActorHandle
+
+from raydsinfer.config import GangConfig
+from raydsinfer.engines.base import EngineSpec, LoadReport, RankContext
+from raydsinfer.errors import EngineError, WorkerGroupError
+from raydsinfer.groups.lease import Lease
+from raydsinfer.groups.placement import GangRequest, remove, reserve, wait_until_placed
+from raydsinfer.groups.team import Team
+from raydsinfer.groups.topology import Rank, assign_ranks
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+_NUM_RENDEZVOUS = 3  # a store that cannot be reached once may have met a full port table or a dropped packet
+_CONNECT_TIMEOUT_S = 60.0
+
+
+class Start:
+    """The steps of a start, and what they bring about. One use."""
+
+    ranks: tuple[Rank, ...]
+    team: Team
+    load_report: LoadReport
+
+    def __init__(
+        self, spec: EngineSpec, request: GangRequest, gang_config: GangConfig, on_progress: Callable[[str], None]
+    ) -> None:
+        self.spec, self.request, self.gang_config, self._tell = spec, request, gang_config, on_progress
+        self.phases_s: dict[str, float] = {}
+
+    def run(self, resources: ExitStack, keeper: ActorHandle[Any] | None) -> None:
+        """Acquire in order; `resources` gets what releases in reverse."""
+        with self._phase("placement"):
+            group = self._place(resources, keeper)
+        self._deadline = time.monotonic() + self.gang_config.start_timeout_s
+        with self._phase("actors"):
+            wants_process_group = self._start_actors(resources, group)
+        with self._phase("rendezvous"):
+            if wants_process_group:
+                self._meet()
+        with self._phase("load"):
+            self._tell(f"loading {self.spec.model} on {len(self.ranks)} ranks")
+            self.load_report = self.team.call("load", "load", timeout_s=self._left_s())[0]
+        self._tell(f"ready after {sum(self.phases_s.values()):.1f} s")
+
+    def _place(self, resources: ExitStack, keeper: ActorHandle[Any] | None) -> PlacementGroup:
+        if keeper is None:
+            group = reserve(self.request)
+            resources.callback(remove, group)
+        else:
+            lease = Lease(keeper, self.request, self.gang_config.lease_ttl_s)
+            resources.callback(lease.close)
+            group = lease.group
+        timeout_s = self.gang_config.placement_timeout_s
+        wait_until_placed(group, self.request, timeout_s=timeout_s, on_progress=self._tell)
+        return group
+
+    def _start_actors(self, resources: ExitStack, group: PlacementGroup) -> bool:
+        self._tell(f"starting {self.request.num_ranks} processes")
+        self.team = Team(self.request, group)
+        resources.callback(self.team.kill_and_wait)
+        self.ranks = assign_ranks(self.team.call("start", "place", timeout_s=self._left_s()))
+        self.team.number(self.ranks)
+        num_nodes = self.ranks[-1].node_rank + 1
+        self._tell(f"{len(self.ranks)} ranks on {num_nodes} node{'s' if num_nodes > 1 else ''}")
+        given = [(self.spec, rank_context(self.request.gang, self.ranks, rank)) for rank in self.ranks]
+        return bool(self.team.call_each("start", "become", given, timeout_s=self._left_s())[0])
+
+    def _meet(self) -> None:
+        host, config = self.ranks[0].node_ip, self.gang_config
+        for attempt in range(1, _NUM_RENDEZVOUS + 1):
+            timeout_s = min(_CONNECT_TIMEOUT_S, self._left_s())
+            port = self.team.call_each("rendezvous", "open_store", [(host, timeout_s)], timeout_s=self._left_s())[0]
+            self._tell(f"rendezvous at {host}:{port}")
+            try:
+                self.team.call("rendezvous", "connect_store", host, port, timeout_s, timeout_s=self._left_s())
+                break
+            except WorkerGroupError as error:
+                lost = all(isinstance(cause, EngineError) for cause in error.causes.values())
+                if not lost or attempt == _NUM_RENDEZVOUS:
+                    raise
+        # One limit for every collective of the gang's life: loading has the longest, or a batch.
+        collective_s = max(config.start_timeout_s, config.call_timeout_s)
+        self.team.call("rendezvous", "join_process_group", collective_s, timeout_s=self._left_s())
+
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.phases_s[name] = time.monotonic() - started
+
+
+def rank_context(gang: str, ranks: Sequence[Rank], rank: Rank) -> RankContext:
+    """What the engine of a rank gets to know of its gang."""
+    return RankContext(
+        gang=gang,
+        world_rank=rank.world_rank,
+        world_size=len(ranks),
+        local_rank=rank.local_rank,
+        local_world_size=rank.local_world_size,
+        node_rank=rank.node_rank,
+        num_nodes=ranks[-1].node_rank + 1,
+        device="cuda:0" if rank.gpu_ids else "cpu",
+    )
