@@ -32,8 +32,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def _rebuild(cls: type[RaydsinferError], state: dict[str, Any]) -> RaydsinferError:
-    error = cls.__new__(cls)
+def _rebuild(cls: type[RaydsinferError], args: tuple[Any, ...], state: dict[str, Any]) -> RaydsinferError:
+    error = cls.__new__(cls, *args)
     error.__dict__.update(state)
     return error
 
@@ -42,7 +42,7 @@ class RaydsinferError(Exception):
     """Base class. Fields are keyword arguments of the subclasses, which are dataclasses."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), dict(self.__dict__))
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
 class ConfigurationError(RaydsinferError):

@@ -1,0 +1,172 @@
+"""Errors are an API: typed fields, text that says the next step, and pickling."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pickle
+from pathlib import Path
+
+import pytest
+
+import raydsinfer
+from raydsinfer import errors
+from raydsinfer.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ClusterCapacityError,
+    ConfigurationError,
+    CorruptCheckpointError,
+    DataError,
+    EngineError,
+    InputError,
+    InvalidSettingError,
+    MissingColumnError,
+    OutputError,
+    RankDiedError,
+    RankTimeoutError,
+    RaydsinferError,
+    RowError,
+    UnknownSettingError,
+    UnsupportedError,
+    WeightsMismatchError,
+    WorkerGroupError,
+)
+
+EXAMPLES: dict[type[RaydsinferError], RaydsinferError] = {
+    type(error): error
+    for error in (
+        RaydsinferError("plain"),
+        ConfigurationError("plain"),
+        UnknownSettingError(name="dtyp", known=("dtype", "seed"), where="EngineConfig"),
+        InvalidSettingError(name="top_p", value=1.5, expected="at most 1", hint="Try 0.9."),
+        UnsupportedError(what="bloom", why="its heads do not split", instead="Use one rank."),
+        DataError("plain"),
+        MissingColumnError(missing=["promt"], available=["prompt", "id"], wanted_by="feature_columns"),
+        RowError(kind="prompt", reason="it is empty"),
+        OutputError(path="/out", reason="it exists", hint="Use another path."),
+        CheckpointError(path="/model", reason="no config.json"),
+        CheckpointNotFoundError(path="/model", reason="no such directory", hint="Check the path."),
+        CorruptCheckpointError(path="/model/a.safetensors", reason="truncated"),
+        WeightsMismatchError(
+            path="/model",
+            never_filled=["a.weight"],
+            nothing_took=["b.weight"],
+            wrong_shape={"c": "(2,) instead of (3,)"},
+        ),
+        ClusterCapacityError(
+            gang="gang-1",
+            bundles=({"GPU": 1.0}, {"GPU": 4.0}),
+            unplaceable=(1,),
+            nodes=("10.0.0.1: GPU 2 of 2 free",),
+            waited_s=12.5,
+            hint="Add a node.",
+        ),
+        WorkerGroupError(gang="gang-1", phase="load", causes={1: EngineError(doing="load", reason="no memory")}),
+        RankDiedError(process="process 7 on 10.0.0.1", reason="killed by signal 9"),
+        RankTimeoutError(
+            process="process 7 on 10.0.0.1", timeout_s=1.5, stack="all_reduce", hint="Raise call_timeout_s."
+        ),
+        InputError(path="/rows.csv", reason="no such file", hint="Check the path."),
+        EngineError(doing="generate", reason="CUDA error", hint="Restart."),
+    )
+}
+
+
+def all_error_classes() -> set[type[RaydsinferError]]:
+    found = {errors.RaydsinferError}
+    while more := {sub for cls in found for sub in cls.__subclasses__()} - found:
+        found |= more
+    return {cls for cls in found if cls.__module__ == errors.__name__}
+
+
+def comparable(value: object) -> object:
+    """Exceptions are equal only to themselves: compare type and text instead."""
+    if isinstance(value, BaseException):
+        return type(value), str(value)
+    if isinstance(value, dict):
+        return {key: comparable(item) for key, item in value.items()}
+    return value
+
+
+def test_every_class_has_an_example() -> None:
+    assert set(EXAMPLES) == all_error_classes()
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+@pytest.mark.parametrize("error", EXAMPLES.values(), ids=lambda error: type(error).__name__)
+def test_pickling_keeps_class_text_and_fields(error: RaydsinferError, protocol: int) -> None:
+    copy = pickle.loads(pickle.dumps(error, protocol))  # noqa: S301
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert comparable(vars(copy)) == comparable(vars(error))
+
+
+@pytest.mark.parametrize("error", EXAMPLES.values(), ids=lambda error: type(error).__name__)
+def test_a_copy_can_be_raised_and_pickled_again(error: RaydsinferError) -> None:
+    copy = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(error))))  # noqa: S301
+    with pytest.raises(type(error)) as caught:
+        raise copy
+    assert str(caught.value) == str(error)
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn = [line.split("─ ")[-1].split()[0] for line in inspect.getdoc(errors).splitlines() if "Error" in line]
+    assert sorted(name for name in drawn if name.endswith("Error")) == sorted(c.__name__ for c in all_error_classes())
+
+
+def test_no_other_module_defines_an_exception() -> None:
+    package = Path(raydsinfer.__file__).parent
+    strangers = [
+        f"{path.relative_to(package)}: {node.name}"
+        for path in package.rglob("*.py")
+        if path.name != "errors.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base).endswith(("Error", "Exception")) for base in node.bases)
+    ]
+    assert strangers == []
+
+
+def test_unknown_setting_offers_the_nearest_name() -> None:
+    error = UnknownSettingError(name="kernel_injct", known=("kernel_inject", "dtype"), where="EngineConfig")
+    assert str(error) == (
+        "EngineConfig has no setting 'kernel_injct'. Did you mean 'kernel_inject'? It has: dtype, kernel_inject."
+    )
+
+
+def test_unknown_setting_offers_nothing_when_nothing_is_near() -> None:
+    assert "Did you mean" not in str(UnknownSettingError(name="zzz", known=("dtype",), where="EngineConfig"))
+
+
+def test_missing_column_lists_those_there_are() -> None:
+    text = str(MissingColumnError(missing=["a", "b"], available=["id"], wanted_by="keep_columns"))
+    assert text == "keep_columns names columns 'a', 'b', but the data has: 'id'."
+    assert "has: none" in str(MissingColumnError(missing=["a"], available=[], wanted_by="keep_columns"))
+
+
+def test_weights_mismatch_names_tensors_and_shortens_long_lists() -> None:
+    text = str(WeightsMismatchError(path="/m", never_filled={f"layer.{i}" for i in range(12)}))
+    assert "layer.0, layer.1, layer.10, layer.11" in text
+    assert "and 4 more" in text
+    assert "nothing took" not in text
+
+
+def test_capacity_names_the_bundle_that_no_node_can_hold() -> None:
+    error = EXAMPLES[ClusterCapacityError]
+    assert "no node can hold the bundle {'GPU': 4.0} of rank 1" in str(error)
+    assert "after 12 s" in str(error)
+    assert "10.0.0.1: GPU 2 of 2 free" in str(error)
+    assert str(error).endswith("Add a node.")
+
+
+def test_capacity_without_an_impossible_bundle_says_that_they_were_not_free_together() -> None:
+    error = ClusterCapacityError(gang="g", bundles=({"CPU": 1.0}, {"CPU": 1.0}), unplaceable=(), nodes=(), waited_s=1.0)
+    assert "2 bundles like {'CPU': 1.0} did not become free together" in str(error)
+    assert "Nodes:\n  none" in str(error)
+
+
+def test_equal_causes_of_ranks_are_merged() -> None:
+    same = [ValueError("no memory") for _ in range(2)]
+    text = str(WorkerGroupError(gang="g", phase="load", causes={2: same[0], 0: same[1], 1: OSError("disk")}))
+    assert text == "g failed in load:\n  rank 0, 2: ValueError: no memory\n  rank 1: OSError: disk"
