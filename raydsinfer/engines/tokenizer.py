@@ -75,7 +75,7 @@ class HuggingFaceTokenizer:
                 why="the model's tokenizer has no chat template",
                 instead="Use a prompt column, or a model that was tuned for chat.",
             )
-        text = self.hf.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        text = self.hf.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
         return list(self.hf(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -1,0 +1,211 @@
+"""The DeepSpeed engine: one rank of a sharded model, in one of three modes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from raydsinfer.checkpoints.source import local_directory
+from raydsinfer.checkpoints.weights import TensorReader, find_weights
+from raydsinfer.engines import model as models
+from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, LoadReport, RankContext
+from raydsinfer.engines.families import Mode, choose_mode
+from raydsinfer.engines.generation import generate_arguments, pad_left, read_completion
+from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
+from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError
+
+
+class DeepSpeedEngine:
+    """Holds this rank's part of the model and generates in step with the other ranks.
+
+    Modes: *kernel_inject* (DeepSpeed's fused layers), *autotp* (transformers' layers, their linear
+    parts sliced over the ranks) and *plain* (`ds_inference=False`: transformers alone, one rank).
+    One engine a process: DeepSpeed keeps state in its modules.
+
+    Args:
+        spec: Model and settings.
+        context: Where this rank stands; its process group exists already.
+    """
+
+    requires_process_group: ClassVar[bool] = True
+
+    def __init__(self, spec: EngineSpec, context: RankContext) -> None:
+        self._spec, self._config, self._context = spec, spec.config, context
+        self._phases_s: dict[str, float] = {}
+        self._mode: Mode = "plain"
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    def load(self) -> LoadReport:
+        """See `Engine.load`."""
+        if self._context.device != "cpu":
+            torch.cuda.set_device(self._context.device)
+        torch.set_grad_enabled(False)
+        with self._phase("fetch"):
+            directory = local_directory(self._spec.model, revision=self._config.revision, hf_home=self._config.hf_home)
+        trust = self._config.trust_remote_code
+        model_config = models.read_config(directory, trust_remote_code=trust)
+        self._mode = choose_mode(self._config, model_config, self._context.world_size)
+        dtype = models.resolve_dtype(self._config.dtype, model_config, self._context.device)
+        if self._mode == "plain":
+            with self._phase("weights"):
+                whole = models.load_whole(directory, model_config, dtype, trust_remote_code=trust)
+                self._model = whole.to(self._context.device)
+        else:
+            self._load_sharded(directory, model_config, dtype)
+        self._read_generation_config(directory)
+        if self._mode == "kernel_inject":
+            with self._phase("warm_up"):
+                self._reserve_workspace()
+        parameters = list(self._model.parameters())
+        return LoadReport(
+            mode=self._mode,
+            num_parameters=sum(p.numel() for p in parameters),
+            parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+            phases_s=self._phases_s,
+        )
+
+    def _load_sharded(self, directory: Path, model_config: Any, dtype: torch.dtype) -> None:
+        from raydsinfer.engines import deepspeed_fill, deepspeed_setup
+
+        kernels = self._mode == "kernel_inject"
+        with self._phase("deepspeed"):
+            deepspeed_setup.prepare(self._context, kernels=kernels)
+        if kernels:
+            # The kernels want an additive mask, which transformers makes for this implementation only.
+            model_config._attn_implementation = "eager"
+        trust, meta = self._config.trust_remote_code, self._config.use_meta_tensor
+        files = find_weights(directory)
+        with self._phase("weights"), TensorReader(files) as reader:
+            if meta:
+                model = models.build_meta(model_config, dtype, trust_remote_code=trust)
+            else:
+                model = models.load_whole(directory, model_config, dtype, trust_remote_code=trust)
+            sources = models.tensor_names(model, reader, str(directory)) if meta else {}
+            tied, buffers = models.tied_names(model), models.copy_buffers(model)
+            sharded = deepspeed_setup.init_inference(
+                model, self._context, dtype=dtype, kernels=kernels, max_tokens=self._config.max_tokens
+            ).module
+            if meta:
+                filler = deepspeed_fill.Filler(reader, str(directory), sources, tied, dtype)
+                self._fill(sharded, filler, buffers)
+            models.restore_buffers(sharded, buffers, self._context.device)
+        self._model = sharded
+        if kernels:
+            self._adapt()
+
+    def _fill(self, model: Any, filler: Any, buffers: Iterable[str]) -> None:
+        from raydsinfer.engines import deepspeed_fill, deepspeed_injection
+
+        if self._mode == "kernel_inject":
+            layers = deepspeed_injection.injected_layers(model)
+            deepspeed_fill.fill_injected(model, layers, filler, self._context)
+        else:
+            deepspeed_fill.fill_autotp(model, filler)
+        filler.finish(deepspeed_fill.ignorable_names(model, buffers))
+
+    def _adapt(self) -> None:
+        from raydsinfer.engines import deepspeed_cpu_kernels, deepspeed_injection
+
+        if deepspeed_injection.adapt(self._model) != self._model.config.num_hidden_layers:
+            raise EngineError(doing="kernel injection", reason="DeepSpeed did not replace every decoder layer")
+        if self._context.device == "cpu":
+            deepspeed_cpu_kernels.fix_activations(self._model)
+
+    def _read_generation_config(self, directory: Path) -> None:
+        generation = self._model.generation_config
+        self._eos_ids = set(_as_list(generation.eos_token_id))
+        if generation.pad_token_id is not None:
+            self._pad_id = generation.pad_token_id
+        else:
+            self._pad_id = min(self._eos_ids, default=0)
+        self._directory = directory
+
+    def _reserve_workspace(self) -> None:
+        """The kernels size their KV workspace at the first forward, for that batch: make it the largest."""
+        ids = torch.full((self._config.max_batch_size, 2), self._pad_id, device=self._context.device)
+        with _engine_errors("reserving the KV workspace", "Lower max_batch_size or max_tokens, or use more ranks."):
+            self._forward(ids, torch.ones_like(ids), max_new_tokens=1, min_new_tokens=1, do_sample=False)
+
+    def generate(self, batch: GenerateBatch) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        generation = batch.generation
+        if self._mode == "kernel_inject" and generation.num_beams > 1:
+            raise UnsupportedError(
+                what="num_beams > 1 with kernel_inject=True",
+                why="the kernels' KV cache cannot be reordered",
+                instead="Use num_beams=1, or kernel_inject=False.",
+            )
+        ids, mask = (t.to(self._context.device) for t in pad_left(batch.prompts, self._pad_id))
+        arguments = generate_arguments(generation, self._pad_id, self._config.use_cache)
+        if generation.stop_list:
+            arguments |= {"stop_strings": generation.stop_list, "tokenizer": self._loaded_tokenizer().hf}
+        torch.manual_seed(batch.seed)
+        with _engine_errors("generating"):
+            rows = self._forward(ids, mask, **arguments)[:, ids.shape[1] :].tolist()
+        answers = [self._completion(row, batch) for row in rows]
+        size = generation.num_return_sequences
+        return [answers[i : i + size] for i in range(0, len(answers), size)]
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        if self._mode == "kernel_inject":
+            from raydsinfer.engines.deepspeed_injection import CountingCache
+
+            self._model.reset_cache()
+            arguments["past_key_values"] = CountingCache()
+        out: torch.Tensor = self._model.generate(input_ids=ids, attention_mask=mask, **arguments)
+        return out
+
+    def _completion(self, row: list[int], batch: GenerateBatch) -> Completion:
+        limit, stops = batch.generation.max_new_tokens, batch.generation.stop_list
+        by_text = False
+        if stops:
+            text = self._loaded_tokenizer().decode(row)
+            by_text = any(stop in text for stop in stops)
+        return read_completion(row, self._eos_ids, self._pad_id, limit, by_text)
+
+    def _loaded_tokenizer(self) -> HuggingFaceTokenizer:
+        if self._tokenizer is None:
+            trust = self._config.trust_remote_code
+            self._tokenizer = HuggingFaceTokenizer(str(self._directory), trust_remote_code=trust)
+        return self._tokenizer  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._model = None
+        if self._context.device != "cpu":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._phases_s[name] = time.perf_counter() - started
+
+
+@contextmanager
+def _engine_errors(doing: str, hint: str = "") -> Iterator[None]:
+    """What torch and transformers raise, as `EngineError`."""
+    try:
+        yield
+    except RaydsinferError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise EngineError(
+            doing=doing,
+            reason=f"out of GPU memory ({str(error).splitlines()[0]})",
+            hint="Lower max_batch_size or max_tokens, or use more ranks.",
+        ) from error
+    except Exception as error:
+        raise EngineError(doing=doing, reason=f"{type(error).__name__}: {error}", hint=hint) from error
+
+
+def _as_list(value: int | list[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,112 @@
+"""What is known of each model family under DeepSpeed, and the mode that follows for a gang."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from raydsinfer.config import EngineConfig
+from raydsinfer.errors import InvalidSettingError, UnsupportedError
+
+Mode = Literal["kernel_inject", "autotp", "plain"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How far a model family goes.
+
+    Args:
+        kernels: Whether there is an adapter for DeepSpeed's fused kernels.
+        autotp: Whether tensor parallelism was checked token for token against transformers.
+        autotp_problem: Why automatic tensor parallelism is refused; empty if it is not.
+    """
+
+    kernels: bool = False
+    autotp: bool = True
+    autotp_problem: str = ""
+
+
+# By `model_type` of config.json. A family that is not listed may run under AutoTP, unchecked.
+FAMILIES = {
+    "opt": Family(kernels=True),
+    "gptj": Family(),
+    "gpt_neox": Family(),
+    "gpt_neo": Family(),
+    "llama": Family(),
+    "qwen2": Family(),
+    "mistral": Family(),
+    "gpt2": Family(autotp=False, autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"),
+    "bloom": Family(autotp=False, autotp_problem="DeepSpeed slices BLOOM's alibi wrongly with current transformers"),
+}
+
+
+def choose_mode(config: EngineConfig, model_config: Any, world_size: int) -> Mode:
+    """How this model runs under these settings.
+
+    Args:
+        config: Inference settings.
+        model_config: The model's `transformers` configuration.
+        world_size: Number of ranks.
+
+    Raises:
+        UnsupportedError: The family or the number of ranks does not go with the settings.
+        InvalidSettingError: `max_tokens` is more than the model has positions for.
+    """
+    _check_length(config, model_config)
+    if not config.ds_inference:
+        if world_size > 1:
+            raise UnsupportedError(
+                what=f"ds_inference=False on {world_size} ranks",
+                why="plain transformers does not shard the model",
+                instead="Use num_workers=1, or leave ds_inference on.",
+            )
+        return "plain"
+    if config.kernel_inject:
+        _check_kernels(config, model_config, world_size)
+        return "kernel_inject"
+    if world_size > 1:
+        _check_autotp(model_config, world_size)
+    return "autotp"
+
+
+def _check_length(config: EngineConfig, model_config: Any) -> None:
+    positions = getattr(model_config, "max_position_embeddings", None)
+    if positions is not None and config.max_tokens > positions:
+        raise InvalidSettingError(
+            name="max_tokens",
+            value=config.max_tokens,
+            expected=f"at most {positions}, the positions that this {model_config.model_type} model has",
+        )
+
+
+def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> None:
+    family = model_config.model_type
+    what, instead = f"kernel_inject=True for {family}", "Use kernel_inject=False (automatic tensor parallelism)."
+    if not FAMILIES.get(family, Family()).kernels:
+        names = ", ".join(name for name, known in FAMILIES.items() if known.kernels)
+        raise UnsupportedError(what=what, why=f"adapters exist for: {names}", instead=instead)
+    if not model_config.do_layer_norm_before or model_config.word_embed_proj_dim != model_config.hidden_size:
+        why = "DeepSpeed's OPT kernels have neither post-norm layers nor embedding projections (opt-350m)"
+        raise UnsupportedError(what=what, why=why, instead=instead)
+    if model_config.num_attention_heads % world_size:
+        why = f"the kernels need {model_config.num_attention_heads} heads to divide by {world_size} ranks"
+        raise UnsupportedError(what=what, why=why, instead="Change num_workers, or use kernel_inject=False.")
+    if not config.use_cache:
+        why = "the kernels always keep the KV cache"
+        raise UnsupportedError(what=f"{what} with use_cache=False", why=why, instead="Leave use_cache on.")
+
+
+def _check_autotp(model_config: Any, world_size: int) -> None:
+    family = model_config.model_type
+    problem = FAMILIES.get(family, Family()).autotp_problem
+    if problem:
+        raise UnsupportedError(
+            what=f"{family} on {world_size} ranks", why=problem, instead="Use num_workers=1, or another model."
+        )
+    heads = getattr(model_config, "num_key_value_heads", None) or getattr(model_config, "num_attention_heads", None)
+    if heads is not None and world_size > heads:
+        raise UnsupportedError(
+            what=f"{family} on {world_size} ranks",
+            why=f"its {heads} key-value heads leave some ranks without any",
+            instead=f"Use num_workers={heads} or fewer.",
+        )

@@ -1,0 +1,185 @@
+"""The DeepSpeed engine on real process groups: its greedy tokens are those of plain transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, RankContext
+from tests.models import plain_greedy, prompts, write_tiny_model
+from tests.ranks import run_ranks
+
+NEW_TOKENS = 10
+LENGTHS = [12, 5, 9]
+AUTOTP_FAMILIES = ["opt", "gptj", "gpt_neox", "gpt_neo", "llama", "qwen2", "mistral"]
+
+
+@dataclass
+class Case:
+    """One engine to load, and the batches to give it."""
+
+    model: str
+    config: dict[str, Any]
+    batches: list[tuple[list[list[int]], dict[str, Any]]]
+    answers: list[list[list[Completion]]] = field(default_factory=list)
+
+
+def answer(context: RankContext, cases: list[Case]) -> list[Case]:
+    """On each rank: load each case's engine and generate its batches."""
+    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
+
+    for case in cases:
+        config = EngineConfig(**{"max_tokens": 128, "max_batch_size": 4, "dtype": "float32", **case.config})
+        engine = DeepSpeedEngine(EngineSpec(model=case.model, config=config), context)
+        engine.load()
+        for requests, settings in case.batches:
+            generation = GenerationConfig(**{"max_new_tokens": NEW_TOKENS, **settings})
+            seed = settings.get("seed", 0)
+            case.answers.append(engine.generate(GenerateBatch(prompts=requests, generation=generation, seed=seed)))
+        engine.close()
+    return cases
+
+
+def fail_to_load(context: RankContext, model: str, config: dict[str, Any]) -> str:
+    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
+
+    try:
+        DeepSpeedEngine(EngineSpec(model=model, config=EngineConfig(max_tokens=128, **config)), context).load()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "loaded"
+
+
+def tokens(answers: list[list[Completion]]) -> list[list[int]]:
+    return [list(row[0].token_ids) for row in answers]
+
+
+def greedy_case(directory: Path, **config: Any) -> Case:
+    requests = prompts(LENGTHS)
+    return Case(str(directory), config, [(requests, {}), (requests[1:2], {})])
+
+
+def assert_greedy(case: Case) -> None:
+    expected = plain_greedy(Path(case.model), prompts(LENGTHS), NEW_TOKENS)
+    assert tokens(case.answers[0]) == expected, "a padded batch"
+    assert tokens(case.answers[1]) == expected[1:2], "a batch of one"
+
+
+@pytest.mark.slow
+def test_autotp_on_two_ranks_equals_transformers_for_every_family(tmp_path: Path) -> None:
+    cases = []
+    for family in AUTOTP_FAMILIES:
+        directory = write_tiny_model(family, tmp_path / family)
+        cases += [greedy_case(directory), greedy_case(directory, use_meta_tensor=False)]
+    pickled = write_tiny_model("llama", tmp_path / "pickled", safe=False)
+    tied = write_tiny_model("llama", tmp_path / "tied", tie_word_embeddings=True)
+    cases += [greedy_case(pickled), greedy_case(tied)]
+    done = run_ranks(2, tmp_path, answer, cases)
+    assert len(done) == len(cases)
+    for case in done:
+        assert_greedy(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("meta", [True, False])
+def test_kernel_injection_of_opt_equals_transformers(
+    tmp_path: Path, world_size: int, activation: str, meta: bool
+) -> None:
+    directory = write_tiny_model("opt", tmp_path / "opt", activation_function=activation)
+    [case] = run_ranks(world_size, tmp_path, answer, [greedy_case(directory, kernel_inject=True, use_meta_tensor=meta)])
+    assert_greedy(case)
+
+
+@pytest.mark.slow
+def test_uneven_heads_on_three_ranks_equal_transformers(tmp_path: Path) -> None:
+    directory = write_tiny_model(
+        "llama", tmp_path / "llama", hidden_size=72, num_attention_heads=9, num_key_value_heads=3, head_dim=8
+    )
+    [case] = run_ranks(3, tmp_path, answer, [greedy_case(directory)])
+    assert_greedy(case)
+
+
+@pytest.mark.slow
+def test_generation_settings_on_two_ranks(tmp_path: Path) -> None:
+    directory = write_tiny_model("llama", tmp_path / "llama")
+    requests = prompts(LENGTHS)
+    expected = plain_greedy(directory, requests, NEW_TOKENS)
+    # Ids 3 to 96 are the printable ASCII characters: a text of its own, which can be a stop string.
+    stop_after = next(i for i, token in enumerate(expected[1]) if 3 <= token < 97)
+    from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
+
+    stop = HuggingFaceTokenizer(str(directory)).decode([expected[1][stop_after]])
+    sampling = {"do_sample": True, "temperature": 1.5, "top_k": 0}
+    case = Case(
+        str(directory),
+        {},
+        [
+            (requests, {**sampling, "seed": 7}),
+            (requests, {**sampling, "seed": 7}),
+            (requests, {**sampling, "seed": 8}),
+            (requests, {**sampling, "num_return_sequences": 3}),
+            (requests, {"num_beams": 2}),
+            (requests[:2], {"stop_strings": [stop]}),
+        ],
+    )
+    [done] = run_ranks(2, tmp_path, answer, [case])
+    first, again, other, several, beams, stopped = done.answers
+    assert first == again, "the same seed gives the same text"
+    assert first != other, "another seed gives another"
+    assert [len(row) for row in several] == [3, 3, 3]
+    assert len({sequence.token_ids for sequence in several[0]}) == 3
+    assert tokens(beams)[0] == plain_greedy(directory, requests[:1], NEW_TOKENS, num_beams=2)[0]
+    assert stopped[1] == [Completion(tuple(expected[1][: stop_after + 1]), "stop")]
+    assert stopped[0] == [Completion(tuple(expected[0]), "length")]
+
+
+@pytest.mark.slow
+def test_plain_mode_serves_what_autotp_refuses(tmp_path: Path) -> None:
+    cases = [greedy_case(write_tiny_model(f, tmp_path / f), ds_inference=False) for f in ("gpt2", "bloom")]
+    for case in run_ranks(1, tmp_path, answer, cases):
+        assert_greedy(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("drop", "add", "expected"),
+    [
+        ("model.norm.weight", None, "parameters never filled: model.norm.weight"),
+        (None, "model.layers.9.odd.weight", "tensors that nothing took: model.layers.9.odd.weight"),
+    ],
+)
+@pytest.mark.parametrize("meta", [True, False])
+def test_each_tensor_is_accounted_for(
+    tmp_path: Path, drop: str | None, add: str | None, expected: str, meta: bool
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    directory = write_tiny_model("llama", tmp_path / "llama")
+    state = load_file(directory / "model.safetensors")
+    if drop:
+        del state[drop]
+    if add:
+        state[add] = torch.zeros(2)
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    text = run_ranks(1, tmp_path, fail_to_load, str(directory), {"use_meta_tensor": meta})
+    assert text.startswith("WeightsMismatchError"), text
+    assert expected in text
+
+
+@pytest.mark.slow
+def test_injected_layers_are_accounted_for(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    directory = write_tiny_model("opt", tmp_path / "opt")
+    state = load_file(directory / "model.safetensors")
+    del state["model.decoder.layers.1.fc1.bias"]
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    text = run_ranks(1, tmp_path, fail_to_load, str(directory), {"kernel_inject": True})
+    assert "parameters never filled: model.decoder.layers.1.fc1.bias" in text

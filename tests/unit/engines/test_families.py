@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+from raydsinfer.config import EngineConfig
+from raydsinfer.engines.families import choose_mode
+from raydsinfer.errors import InvalidSettingError, UnsupportedError
+
+
+def model(family: str, **fields: Any) -> Any:
+    return AutoConfig.for_model(family, **{"num_attention_heads": 12, "hidden_size": 768, **fields})
+
+
+@pytest.mark.parametrize(
+    ("settings", "world_size", "mode"),
+    [
+        ({}, 1, "autotp"),
+        ({}, 3, "autotp"),
+        ({"kernel_inject": True}, 4, "kernel_inject"),
+        ({"ds_inference": False}, 1, "plain"),
+    ],
+)
+def test_modes(settings: dict[str, Any], world_size: int, mode: str) -> None:
+    assert choose_mode(EngineConfig(**settings), model("opt"), world_size) == mode
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "settings", "world_size", "says"),
+    [
+        ("llama", {}, {"kernel_inject": True}, 1, "kernel_inject=True for llama.*adapters exist for: opt"),
+        ("opt", {}, {"kernel_inject": True}, 5, "12 heads to divide by 5 ranks"),
+        ("opt", {"do_layer_norm_before": False}, {"kernel_inject": True}, 1, "post-norm"),
+        ("opt", {"word_embed_proj_dim": 512}, {"kernel_inject": True}, 1, "embedding projections"),
+        ("opt", {}, {"kernel_inject": True, "use_cache": False}, 1, "always keep the KV cache"),
+        ("gpt2", {}, {}, 2, "gpt2 on 2 ranks"),
+        ("bloom", {}, {}, 2, "alibi"),
+        ("llama", {"num_key_value_heads": 3}, {}, 4, "3 key-value heads"),
+        ("opt", {}, {"ds_inference": False}, 2, "does not shard"),
+    ],
+)
+def test_refusals_name_the_family_the_reason_and_the_way_out(
+    family: str, fields: dict[str, Any], settings: dict[str, Any], world_size: int, says: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=says) as caught:
+        choose_mode(EngineConfig(**settings), model(family, **fields), world_size)
+    assert caught.value.instead
+
+
+def test_more_tokens_than_positions() -> None:
+    with pytest.raises(InvalidSettingError, match=r"max_tokens=4096.*at most 2048"):
+        choose_mode(EngineConfig(max_tokens=4096), model("opt"), 1)
