@@ -7,8 +7,8 @@
 #   make docs              the documentation, into site/
 #   make clean             remove all that was made, virtual environments included
 #
-# Needs Python 3.10 to 3.13 with venv (PYTHON=... picks one) and a package index. A C++ compiler is
-# used where there is one: DeepSpeed compiles its CPU all-reduce with it.
+# Needs Python 3.10 to 3.13 with venv (PYTHON=... picks one) and a package index. Only test-gpu needs
+# compilers: DeepSpeed's fused kernels are compiled on GPU nodes at their first use.
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3 python; do \
   $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 
-# No operator of DeepSpeed is compiled at installation; those that are needed are compiled at first use.
+# Nothing of DeepSpeed is compiled at installation.
 export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
