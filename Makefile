@@ -47,7 +47,7 @@ test-ray-legacy: $(LEGACY_VENV)/.installed
 	  $(wildcard tests/unit/test_*predictor*.py tests/cluster/test_*predictor*.py) $(PYTEST_ARGS)
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(LEGACY_VENV) build dist site demo-output

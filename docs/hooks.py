@@ -49,7 +49,7 @@ def flags_table(command: str) -> str:
             continue
         names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
         if parameter.param_type_name == "argument":
-            names = f"`{parameter.human_readable_name}`"
+            names = f"`{parameter.metavar or parameter.name.upper()}`"
         rows.append((names, _plain(getattr(parameter, "help", "") or "")))
     return _table(("Argument or flag", "Meaning"), rows)
 

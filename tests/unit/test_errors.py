@@ -115,6 +115,10 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     assert sorted(name for name in drawn if name.endswith("Error")) == sorted(c.__name__ for c in all_error_classes())
 
 
+# Its base class depends on the Ray that is installed: see raydsinfer/predictor.py.
+ELSEWHERE = ["predictor.py: PredictorNotSerializableException"]
+
+
 def test_no_other_module_defines_an_exception() -> None:
     package = Path(raydsinfer.__file__).parent
     strangers = [
@@ -125,7 +129,7 @@ def test_no_other_module_defines_an_exception() -> None:
         if isinstance(node, ast.ClassDef)
         and any(ast.unparse(base).endswith(("Error", "Exception")) for base in node.bases)
     ]
-    assert strangers == []
+    assert strangers == ELSEWHERE
 
 
 def test_unknown_setting_offers_the_nearest_name() -> None:
