@@ -17,7 +17,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from raydsinfer.groups.placement import GangRequest, reserve
+from raydsinfer.groups.placement import GangRequest, placement_group_state, reserve
 
 _SWEEP_S = 0.25  # how late a lease may be found to have ended
 
@@ -72,10 +72,22 @@ class GangKeeper:
         with self._lock:
             self._remove(token)
 
+    def release_all(self) -> None:
+        """End all leases: their job is over, and not every holder may have learned of it."""
+        with self._lock:
+            for token in list(self._held):
+                self._remove(token)
+
     def num_leases(self) -> int:
         """How many leases are held."""
         with self._lock:
             return len(self._held)
+
+    def num_placed(self) -> int:
+        """How many of the leased groups Ray has placed."""
+        with self._lock:
+            groups = [held.group for held in self._held.values()]
+        return sum(placement_group_state(group) == "CREATED" for group in groups)
 
     def _sweep(self) -> None:
         while True:

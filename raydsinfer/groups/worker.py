@@ -113,7 +113,7 @@ class Worker:
         """What the engine's thread is doing, innermost call last."""
         frame = sys._current_frames().get(self._engine_thread)
         if frame is None:
-            return "not started"
+            return "nothing: it was between two calls"
         lines = [f"{f.name} ({f.filename}:{f.lineno})" for f in traceback.extract_stack(frame)]
         return " > ".join(lines[-4:])
 

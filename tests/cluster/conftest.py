@@ -1,0 +1,49 @@
+"""Fixtures of the tests on real Ray: CPU, fake GPUs, and a check that nothing is left of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from raydsinfer.config import EchoFault, EngineConfig, GangConfig, GenerationConfig
+from raydsinfer.engines.base import EngineSpec, GenerateBatch
+from tests.clusters import assert_nothing_left, one_node
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """One node with 4 CPUs and 4 fake GPUs, for a whole module."""
+    with one_node(num_cpus=4, num_gpus=4):
+        yield
+
+
+@pytest.fixture
+def nothing_left(local_ray: None) -> Iterator[None]:
+    """`local_ray`, and a check that a test leaves no actor, placement group or rank process."""
+    yield
+    assert_nothing_left()
+
+
+@pytest.fixture
+def echo_spec() -> Callable[..., EngineSpec]:
+    """Make an echo engine's spec; keyword arguments are those of `EchoFault`."""
+
+    def make(**fault: object) -> EngineSpec:
+        return EngineSpec(
+            model="no-model", config=EngineConfig(engine="echo", echo_fault=EchoFault(**fault) if fault else None)
+        )
+
+    return make
+
+
+@pytest.fixture
+def batch() -> GenerateBatch:
+    """Two small prompts in the echo engine's tokens."""
+    return GenerateBatch(prompts=[list(b"hello"), list(b"poison")], generation=GenerationConfig())
+
+
+@pytest.fixture
+def quick() -> GangConfig:
+    """Deadlines for tests that do not wait for one."""
+    return GangConfig(placement_timeout_s=60, start_timeout_s=60, call_timeout_s=60, lease_ttl_s=3)
