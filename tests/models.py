@@ -40,7 +40,7 @@ _SIZES["qwen2"] = _SIZES["mistral"] = _SIZES["llama"]
 
 
 def write_tiny_model(
-    family: str, directory: Path, *, tokenizer: bool = True, safe: bool = True, **changes: Any
+    family: str, directory: Path, *, tokenizer: bool = True, safe: bool = True, scale: float = 4.0, **changes: Any
 ) -> Path:
     """Write a model of `family` with random weights, and a byte-level tokenizer; returns `directory`.
 
@@ -49,6 +49,7 @@ def write_tiny_model(
         directory: Where to; made if need be.
         tokenizer: Whether to write a tokenizer too.
         safe: Safetensors, or a pickled `.bin`.
+        scale: Factor on matrices, so that greedy paths vary.
         changes: Fields of the model's configuration.
     """
     import torch
@@ -67,7 +68,7 @@ def write_tiny_model(
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.mul_(4.0)  # so that greedy paths vary
+                parameter.mul_(scale)
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     if not safe:
@@ -101,6 +102,16 @@ def write_tokenizer(directory: Path) -> None:
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     hf.save_pretrained(directory)
+
+
+def write_word_tokenizer(directory: Path, vocab_size: int) -> None:
+    """A tokenizer whose token 17 is the word "w17": texts of an exact number of tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocab_size)}, unk_token="w0"))  # noqa: S106
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="w1", eos_token="w2").save_pretrained(directory)  # noqa: S106
 
 
 def prompts(lengths: list[int], seed: int = 1) -> list[list[int]]:

@@ -71,7 +71,8 @@ class DeepSpeedEngine:
         )
 
     def _load_sharded(self, directory: Path, model_config: Any, dtype: torch.dtype) -> None:
-        from raydsinfer.engines import deepspeed_fill, deepspeed_setup
+        with self._phase("imports"):
+            from raydsinfer.engines import deepspeed_fill, deepspeed_setup
 
         kernels = self._mode == "kernel_inject"
         with self._phase("deepspeed"):

@@ -1,0 +1,192 @@
+"""What do Ray and Ray Data cost? OPT-13b (random weights): BatchPredictor against the bare engine, in one run.
+
+    python -m tests.gpu.overhead --out overhead.json            # one gang of 2 GPUs, AutoTP
+    python -m tests.gpu.overhead --kernel-inject --tp 1 --gangs 2
+
+Both ways generate the same batches (prompts of 128 tokens, 64 new tokens each, greedy). The bare
+engine runs in plain processes without Ray; BatchPredictor's time runs from the first batch that
+comes out to the last, so that start-up is apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.engines.base import EngineSpec, GenerateBatch, RankContext
+from tests.models import write_word_tokenizer
+from tests.ranks import run_ranks
+
+OPT_13B: dict[str, Any] = {
+    "vocab_size": 50272,
+    "hidden_size": 5120,
+    "ffn_dim": 20480,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "max_position_embeddings": 2048,
+    "word_embed_proj_dim": 5120,
+    "dropout": 0.0,
+}
+PROMPT_TOKENS, NEW_TOKENS = 128, 64
+
+
+def write_opt_13b(directory: Path, layers: int) -> None:
+    """Random float16 weights, made on the GPU and stored as safetensors in shards."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    directory.mkdir(parents=True)
+    config = AutoConfig.for_model("opt", **{**OPT_13B, "num_hidden_layers": layers})
+    config.architectures, config.dtype = ["OPTForCausalLM"], "float16"
+    config.save_pretrained(directory)
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in AutoModelForCausalLM.from_config(config).named_parameters()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device=device).manual_seed(0)
+    shards: dict[str, dict[str, Any]] = {}
+    for name, shape in shapes.items():
+        value = torch.randn(shape, generator=generator, device=device, dtype=torch.float32).mul_(0.02)
+        if name.endswith("norm.weight"):
+            value += 1
+        part = name.split(".")[3] if ".layers." in name else "rest"
+        shards.setdefault(f"model-{part}.safetensors", {})[name] = value.half().cpu()
+    for file, state in shards.items():
+        save_file(state, directory / file, metadata={"format": "pt"})
+    index = {name: file for file, state in shards.items() for name in state}
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    write_word_tokenizer(directory, OPT_13B["vocab_size"])
+
+
+def batches(count: int, batch_size: int) -> list[list[list[int]]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(5, 50_000, (batch_size, PROMPT_TOKENS)).tolist() for _ in range(count)]
+
+
+def bare(context: RankContext, spec: EngineSpec, work: list[list[list[int]]]) -> dict[str, Any]:
+    """On each rank, without Ray: seconds of each batch."""
+    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
+
+    engine = DeepSpeedEngine(spec, context)
+    started = time.perf_counter()
+    report = engine.load()
+    load_s, seconds = time.perf_counter() - started, []
+    generation = GenerationConfig(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+    first = None
+    for prompts in work:
+        begun = time.perf_counter()
+        answers = engine.generate(GenerateBatch(prompts=prompts, generation=generation))
+        seconds.append(time.perf_counter() - begun)
+        first = first or [list(row[0].token_ids) for row in answers]
+    return {"load_s": load_s, "phases_s": report.phases_s, "batch_s": seconds, "first": first}
+
+
+def through_ray_data(spec: EngineSpec, work: list[list[list[int]]], tp: int, gangs: int) -> dict[str, Any]:
+    """Through BatchPredictor: when each batch came out."""
+    import ray
+    from ray.train import ScalingConfig
+
+    from raydsinfer import BatchPredictor, DeepSpeedCheckpoint, DeepSpeedPredictor
+
+    rows = [{"id": i, "prompt": " ".join(f"w{t}" for t in p)} for i, p in enumerate(p for b in work for p in b)]
+    size = len(work[0])
+    data = ray.data.from_items(rows, override_num_blocks=len(work))
+    predictor = BatchPredictor.from_checkpoint(
+        DeepSpeedCheckpoint.from_pretrained(spec.model, spec.config),
+        DeepSpeedPredictor,
+        scaling_config=ScalingConfig(num_workers=tp, use_gpu=spec_on_gpu(), resources_per_worker=None),
+    )
+    out = predictor.predict(
+        data,
+        feature_columns=["prompt"],
+        keep_columns=["id"],
+        batch_size=size,
+        min_scoring_workers=gangs,
+        max_scoring_workers=gangs,
+        max_new_tokens=NEW_TOKENS,
+        min_new_tokens=NEW_TOKENS,
+    )
+    started, times, answers, errors = time.perf_counter(), [], {}, 0
+    for batch in out.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=0):
+        times.append(time.perf_counter() - started)
+        errors += sum(bool(e) for e in batch["error"])
+        answers.update(zip(batch["id"].tolist(), batch["output"].tolist(), strict=True))
+    first = [[int(w[1:]) for w in answers[i].split()] for i in range(size)]
+    return {"out_s": times, "rows": len(answers), "errors": errors, "first": first}
+
+
+def spec_on_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tp", type=int, default=2)
+    parser.add_argument("--gangs", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batches", type=int, default=8, help="for each gang")
+    parser.add_argument("--layers", type=int, default=40)
+    parser.add_argument("--kernel-inject", action="store_true")
+    parser.add_argument("--model", type=Path, default=Path("/dev/shm/opt-13b"))
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if not options.model.exists():
+        write_opt_13b(options.model, options.layers)
+    config = EngineConfig(
+        max_tokens=PROMPT_TOKENS + NEW_TOKENS, max_batch_size=options.batch_size, kernel_inject=options.kernel_inject
+    )
+    spec = EngineSpec(model=str(options.model), config=config)
+    work = batches(options.batches * options.gangs, options.batch_size)
+    scratch = Path(f"/tmp/overhead-{os.getpid()}")
+    scratch.mkdir()
+    device = "cuda" if spec_on_gpu() else "cpu"
+    alone = run_ranks(options.tp, scratch, bare, spec, work[: options.batches], timeout_s=500, device=device)
+    shutil.rmtree(scratch)
+    import ray
+
+    paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    ray.init(address="local", include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    streamed = through_ray_data(spec, work, options.tp, options.gangs)
+    summary = summarise(options, alone, streamed)
+    print(json.dumps(summary))
+    if options.out:
+        details = {"bare": {**alone, "first": None}, "ray_data": {**streamed, "first": None}}
+        options.out.write_text(json.dumps({**summary, **details}, indent=1))
+
+
+def summarise(options: argparse.Namespace, alone: dict[str, Any], streamed: dict[str, Any]) -> dict[str, Any]:
+    tokens = options.batch_size * NEW_TOKENS
+    warm = alone["batch_s"][1:]
+    bare_rate = tokens * len(warm) / sum(warm)
+    # Each gang's first batch is its warm-up: what came out by then counts for neither side.
+    skip, times = options.gangs, streamed["out_s"]
+    ray_rate = tokens * (len(times) - skip) / (times[-1] - times[skip - 1])
+    return {
+        "tp": options.tp,
+        "gangs": options.gangs,
+        "kernel_inject": options.kernel_inject,
+        "batch_size": options.batch_size,
+        "bare_load_s": alone["load_s"],
+        "bare_phases_s": alone["phases_s"],
+        "ray_first_batch_s": times[0],
+        "bare_tokens_per_s": bare_rate,
+        "ray_tokens_per_s": ray_rate,
+        "ray_over_bare_per_gang": ray_rate / options.gangs / bare_rate,
+        "rows": streamed["rows"],
+        "errors": streamed["errors"],
+        "first_batch_equal": alone["first"] == streamed["first"],
+    }
+
+
+if __name__ == "__main__":
+    main()
