@@ -1,0 +1,189 @@
+"""Predictors over data sets: Ray AIR's `BatchPredictor`, on Ray Data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from raydsinfer.columns import check_columns
+from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
+from raydsinfer.errors import InvalidSettingError, UnsupportedError
+from raydsinfer.gang_stage import known_columns, predict_on_gangs
+from raydsinfer.predictor import pandas_udf_predictor
+from raydsinfer.scoring import Scorer, ScoringPlan
+from raydsinfer.scoring_pool import ScoringPool
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from ray.data.preprocessor import Preprocessor
+    from ray.train import Checkpoint
+
+_DEFAULT_BATCH_SIZE = 4096  # Ray AIR's, for predictors that are not ours
+
+
+class BatchPredictor:
+    """Predicts data sets: loads a predictor in each of some Ray Data actors and streams the rows through.
+
+    Works with `DeepSpeedPredictor` and with anyone's own `Predictor` subclass.
+
+    Args:
+        checkpoint: Goes to `predictor_cls.from_checkpoint`.
+        predictor_cls: A `Predictor` subclass.
+        **predictor_kwargs: Go to `from_checkpoint`. Small ones: each actor gets its own copy.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None, predictor_cls: type[Any], **predictor_kwargs: Any) -> None:
+        self._checkpoint, self._predictor_cls = checkpoint, predictor_cls
+        self._predictor_kwargs = predictor_kwargs
+        self._override_preprocessor: Preprocessor | None = None
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, predictor_cls: type[Any], **kwargs: Any) -> BatchPredictor:
+        """Predict with a model.
+
+        Args:
+            checkpoint: A `DeepSpeedCheckpoint`, or what `predictor_cls` knows how to load.
+            predictor_cls: `DeepSpeedPredictor`, or any `Predictor` subclass.
+            **kwargs: Go to `predictor_cls.from_checkpoint`.
+        """
+        return cls(checkpoint, predictor_cls, **kwargs)
+
+    @classmethod
+    def from_pandas_udf(cls, pandas_udf: Callable[..., pd.DataFrame]) -> BatchPredictor:
+        """Predict with a function.
+
+        Args:
+            pandas_udf: Gets a data frame and the pass-through keyword arguments of `predict`;
+                returns a data frame.
+        """
+        return cls(None, pandas_udf_predictor(pandas_udf))
+
+    def get_preprocessor(self) -> Preprocessor | None:
+        """What the rows go through first: the one that was set, else the checkpoint's, if it has one."""
+        if self._override_preprocessor is not None:
+            return self._override_preprocessor
+        from_checkpoint = getattr(self._checkpoint, "get_preprocessor", None)
+        return from_checkpoint() if from_checkpoint is not None else None
+
+    def set_preprocessor(self, preprocessor: Preprocessor | None) -> None:
+        """Set what the rows go through first; None means the checkpoint's."""
+        self._override_preprocessor = preprocessor
+
+    def predict(
+        self,
+        data: Dataset,
+        *,
+        feature_columns: Sequence[str] | None = None,
+        keep_columns: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        min_scoring_workers: int = 1,
+        max_scoring_workers: int | None = None,
+        num_cpus_per_worker: float | None = None,
+        num_gpus_per_worker: float | None = None,
+        separate_gpu_stage: bool = True,
+        ray_remote_args: Mapping[str, Any] | None = None,
+        **predict_kwargs: Any,
+    ) -> Dataset:
+        """Predict all rows of a data set, lazily: nothing runs before the result is consumed.
+
+        The output has the rows of each batch in order; batches come as they get ready, unless the
+        data context preserves order.
+
+        Args:
+            data: Any Ray data set.
+            feature_columns: Columns, after preprocessing, that the predictor gets; None means all.
+            keep_columns: Columns, after preprocessing, that the output has besides the predictions.
+            batch_size: Rows that a predictor gets at once. Default: 4096; with `DeepSpeedPredictor`
+                twice `EngineConfig.max_batch_size`.
+            min_scoring_workers: Fewest predictors; with `DeepSpeedPredictor`, gangs.
+            max_scoring_workers: Most predictors. Default: as many as find room; with
+                `DeepSpeedPredictor`, as many gangs as the present nodes hold.
+            num_cpus_per_worker: CPUs for a predictor's actor. Default: 1, and 0 if it has GPUs or a gang.
+            num_gpus_per_worker: GPUs for a predictor's actor. With `DeepSpeedPredictor`, GPUs of a
+                gang: short for ``scaling_config=ScalingConfig(num_workers=…, use_gpu=True)``.
+            separate_gpu_stage: Preprocess in tasks of their own, which hold no GPU.
+            ray_remote_args: Further `ray.remote` arguments of the predictors' actors.
+            **predict_kwargs: Go to the predictor's `predict`: generation settings, for example.
+
+        Raises:
+            ConfigurationError: A setting is wrong; nothing was started.
+            MissingColumnError: A column that the call names is not in the data. Where the columns
+                are not known yet, it is raised when the result is consumed.
+        """
+        if not isinstance(data, Dataset):
+            raise InvalidSettingError(name="data", value=type(data), expected="a ray.data.Dataset")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InvalidSettingError(name="batch_size", value=batch_size, expected="a whole number, 1 or more")
+        pool = ScoringPool(
+            min_size=min_scoring_workers,
+            max_size=max_scoring_workers,
+            num_cpus=num_cpus_per_worker,
+            num_gpus=num_gpus_per_worker,
+            remote_args=ray_remote_args or {},
+        )
+        plan = ScoringPlan(
+            checkpoint=self._checkpoint,
+            predictor_cls=self._predictor_cls,
+            predictor_kwargs=self._predictor_kwargs,
+            predict_kwargs=predict_kwargs,
+            preprocessor=self.get_preprocessor(),
+            feature_columns=feature_columns,
+            keep_columns=keep_columns,
+        )
+        if plan.preprocessor is None and (names := known_columns(data)) is not None:
+            check_columns(names, feature_columns, keep_columns)
+        if issubclass(self._predictor_cls, DeepSpeedPredictor):
+            return predict_on_gangs(data, plan, pool, batch_size, separate_gpu_stage)
+        return predict_in_actors(data, plan, pool, batch_size or _DEFAULT_BATCH_SIZE, separate_gpu_stage)
+
+    def predict_pipelined(self, data: Dataset, **kwargs: Any) -> Dataset:
+        """Ray AIR's windowed prediction, which `predict` has made needless.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise UnsupportedError(
+            what="predict_pipelined",
+            why="Ray no longer has pipelines of data set windows",
+            instead="Use predict(): it streams, holding only a few batches at a time.",
+        )
+
+    def __repr__(self) -> str:
+        return f"BatchPredictor(checkpoint={self._checkpoint!r}, predictor_cls={self._predictor_cls.__name__})"
+
+
+def predict_in_actors(
+    data: Dataset, plan: ScoringPlan, pool: ScoringPool, batch_size: int, separate_gpu_stage: bool
+) -> Dataset:
+    """Predict with a predictor that lives in its Ray Data actor.
+
+    Args:
+        data: The rows.
+        plan: What each actor does.
+        pool: The actors.
+        batch_size: Rows of a batch.
+        separate_gpu_stage: Preprocess in tasks of their own if the actors hold GPUs.
+    """
+    has_gpus = bool(pool.num_gpus)
+    kwargs = dict(plan.predictor_kwargs)
+    if has_gpus and "use_gpu" in inspect.signature(plan.predictor_cls.from_checkpoint).parameters:
+        kwargs.setdefault("use_gpu", True)
+    plan = replace(
+        plan, predictor_kwargs=kwargs, cast_tensor_columns=DataContext.get_current().enable_tensor_extension_casting
+    )
+    if plan.preprocessor is not None and (separate_gpu_stage or not has_gpus):
+        data, plan = plan.preprocessor.transform(data), replace(plan, preprocessor=None)
+    batch_format = plan.predictor_cls._batch_format_to_use()
+    return data.map_batches(
+        Scorer,
+        fn_constructor_kwargs={"plan": plan},
+        batch_size=batch_size,
+        batch_format=getattr(batch_format, "value", batch_format),
+        zero_copy_batch=False,  # what Ray's predictors got: they may write to their batch
+        compute=ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size),
+        **pool.actor_options(default_num_cpus=0 if has_gpus else 1),
+    )

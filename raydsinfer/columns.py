@@ -1,0 +1,154 @@
+"""Which columns are read and which come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from raydsinfer.answers import LIST_COLUMNS, OUTPUT_COLUMNS, Answer, columns_of
+from raydsinfer.batches import ARRAY_COLUMN
+from raydsinfer.config import GenerationConfig
+from raydsinfer.errors import InvalidSettingError, MissingColumnError
+from raydsinfer.rows import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadColumns:
+    """The columns of one batch that are read; empty where the batch has none.
+
+    Args:
+        prompt: Column of texts.
+        messages: Column of conversations.
+        generation: Column of settings.
+    """
+
+    prompt: str = ""
+    messages: str = ""
+    generation: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """Those that there are."""
+        return [name for name in (self.prompt, self.messages, self.generation) if name]
+
+    def rows(self, cells: Mapping[str, Sequence[object]], num_rows: int) -> list[Row]:
+        """The batch's rows.
+
+        Args:
+            cells: Column name → Python values.
+            num_rows: Number of rows.
+        """
+        nothing = [None] * num_rows
+        columns = [cells.get(name, nothing) for name in (self.prompt, self.messages, self.generation)]
+        return [
+            Row(prompt=prompt, messages=messages, generation=own)
+            for prompt, messages, own in zip(*columns, strict=True)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputColumns:
+    """Names of the columns that a predictor looks for.
+
+    Args:
+        prompt: Column of texts.
+        messages: Column of conversations.
+        generation: Column of the rows' own settings.
+    """
+
+    prompt: str = "prompt"
+    messages: str = "messages"
+    generation: str = "generation"
+
+    def choose(
+        self, available: Sequence[str], feature_columns: Sequence[str] | None, keep_columns: Sequence[str] | None
+    ) -> ReadColumns:
+        """Decide which columns of a batch to read.
+
+        Args:
+            available: Names that the batch has.
+            feature_columns: Names that may be read; None means all.
+            keep_columns: Names that will be kept.
+
+        Raises:
+            MissingColumnError: A name is not available, or there is neither prompt nor messages.
+            InvalidSettingError: A kept column would overwrite an output column.
+        """
+        check_columns(available, feature_columns, keep_columns)
+        readable = list(available) if feature_columns is None else list(feature_columns)
+        # One array, or Ray's data set of one, is an array of prompts.
+        prompt = ARRAY_COLUMN if readable == [ARRAY_COLUMN] else self.prompt
+        if prompt not in readable and self.messages not in readable:
+            wanted_by = f"prompt_column (there is no {self.messages!r} either)"
+            raise MissingColumnError(missing=[self.prompt], available=readable, wanted_by=wanted_by)
+        found = {name: name if name in readable else "" for name in (prompt, self.messages, self.generation)}
+        return ReadColumns(prompt=found[prompt], messages=found[self.messages], generation=found[self.generation])
+
+
+def check_columns(
+    available: Sequence[str], feature_columns: Sequence[str] | None, keep_columns: Sequence[str] | None
+) -> None:
+    """Check that columns exist.
+
+    Raises:
+        MissingColumnError: One does not.
+        InvalidSettingError: A text where a list of names belongs.
+    """
+    for wanted_by, names in (("feature_columns", feature_columns), ("keep_columns", keep_columns)):
+        if isinstance(names, str):
+            raise InvalidSettingError(
+                name=wanted_by, value=names, expected="a list of names", hint=f"Write [{names!r}]."
+            )
+        if missing := [name for name in names or () if name not in available]:
+            raise MissingColumnError(missing=missing, available=list(available), wanted_by=wanted_by)
+
+
+def kept_names(keep_columns: Sequence[str] | None) -> list[str]:
+    """Columns to keep, each once.
+
+    Raises:
+        InvalidSettingError: One has the name of an output column.
+    """
+    names = list(dict.fromkeys(keep_columns or ()))
+    if taken := [name for name in names if name in OUTPUT_COLUMNS]:
+        raise InvalidSettingError(
+            name="keep_columns",
+            value=names,
+            expected=f"names that the output does not have itself ({', '.join(OUTPUT_COLUMNS)})",
+            hint=f"Rename {taken[0]!r} first, for example with Dataset.rename_columns.",
+        )
+    return names
+
+
+def output_schema(generation: GenerationConfig) -> pa.Schema:
+    """Names and types of the output columns: they depend on the call, never on the rows."""
+    kinds = {name: pa.int64() if name.startswith("num_") else pa.string() for name in OUTPUT_COLUMNS}
+    if generation.num_return_sequences > 1:
+        kinds |= {name: pa.list_(kinds[name]) for name in LIST_COLUMNS}
+    return pa.schema(kinds)
+
+
+def output_table(answers: Sequence[Answer], generation: GenerationConfig) -> pa.Table:
+    """The output columns of a batch as an Arrow table."""
+    columns = columns_of(answers, as_lists=generation.num_return_sequences > 1)
+    return pa.table(columns, schema=output_schema(generation))
+
+
+def output_frame(answers: Sequence[Answer], generation: GenerationConfig, index: Any) -> pd.DataFrame:
+    """The output columns of a batch as a DataFrame.
+
+    Args:
+        answers: In the order of the rows.
+        generation: Settings of the call.
+        index: Index of the frame.
+    """
+    columns = columns_of(answers, as_lists=generation.num_return_sequences > 1)
+    kinds = {"num_prompt_tokens": "int64"} | (
+        {} if generation.num_return_sequences > 1 else {"num_output_tokens": "int64"}
+    )
+    frame: pd.DataFrame = pd.DataFrame(columns, index=index).astype(kinds)
+    return frame

@@ -1,0 +1,206 @@
+"""A model on a gang of ranks, as a predictor: N rows in, N rows out, in order."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+
+from raydsinfer.answers import Answer, answer_bad_row, answer_request
+from raydsinfer.checkpoint import DeepSpeedCheckpoint
+from raydsinfer.columns import InputColumns, kept_names, output_frame, output_table
+from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
+from raydsinfer.engine_batches import EngineBatch, plan_batches
+from raydsinfer.engines.tokenizer import Tokenizer, load_tokenizer
+from raydsinfer.groups.worker_group import WorkerGroup
+from raydsinfer.predictor import Predictor
+from raydsinfer.rows import BadRow, Request, Row, check_generation, read_row
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.data.preprocessor import Preprocessor
+    from ray.train import Checkpoint, ScalingConfig
+
+
+class DeepSpeedPredictor(Predictor):
+    """Completes prompts with a model that DeepSpeed shards over a gang of Ray actors.
+
+    Made by `from_checkpoint`; a context manager that gives the gang's processes and GPUs back.
+
+    A row's prompt is in the column `prompt_column`, or its conversation in `messages_column`, which
+    wins where both are given. A column `generation_column`, if there is one, holds the row's own
+    generation settings: a mapping whose None values mean "not set", or the JSON text of one.
+
+    Attributes:
+        group: The gang.
+        input_columns: Names of the columns that are read.
+    """
+
+    def __init__(
+        self,
+        group: WorkerGroup,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+        *,
+        model: str = "",
+        input_columns: InputColumns | None = None,
+        generation: GenerationConfig | None = None,
+        preprocessor: Preprocessor | None = None,
+    ) -> None:
+        super().__init__(preprocessor)
+        self.group, self.input_columns = group, input_columns or InputColumns()
+        self._tokenizer, self._config, self._model = tokenizer, config, model
+        self._defaults = generation or GenerationConfig()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        scaling_config: ScalingConfig | None = None,
+        gang_config: GangConfig | None = None,
+        keeper: ActorHandle[Any] | None = None,
+        prompt_column: str = "prompt",
+        messages_column: str = "messages",
+        generation_column: str = "generation",
+        on_progress: Callable[[str], None] | None = None,
+        **generation: Any,
+    ) -> DeepSpeedPredictor:
+        """Start a gang with the model.
+
+        Args:
+            checkpoint: A `DeepSpeedCheckpoint`, or any Ray checkpoint whose directory holds a model.
+            scaling_config: `num_workers` is the number of ranks that share the model. Default: one rank on CPU.
+            gang_config: Deadlines.
+            keeper: A `GangKeeper` actor that owns the gang's placement group; None: this process does.
+            prompt_column: Column of texts.
+            messages_column: Column of conversations, lists of ``{"role": …, "content": …}``.
+            generation_column: Column of the rows' own settings.
+            on_progress: Gets a line of words at each step of the start.
+            **generation: Defaults of `predict`'s generation settings, see `GenerationConfig`.
+
+        Raises:
+            ConfigurationError: A setting is wrong; nothing was started.
+            CheckpointError: The model has no tokenizer, or its files are wrong.
+            ClusterCapacityError: The cluster had no room for the gang in time.
+            WorkerGroupError: A rank failed to start or to load.
+        """
+        from ray.train import ScalingConfig
+
+        input_columns = InputColumns(prompt=prompt_column, messages=messages_column, generation=generation_column)
+        spec = DeepSpeedCheckpoint.from_checkpoint(checkpoint).spec
+        defaults = cls.read_settings(spec.config, generation)
+        # First what can fail without a gang.
+        tokenizer = load_tokenizer(spec)
+        group = WorkerGroup.create(
+            spec, scaling_config or ScalingConfig(), gang_config=gang_config, keeper=keeper, on_progress=on_progress
+        )
+        return cls(group, tokenizer, spec.config, model=spec.model, input_columns=input_columns, generation=defaults)
+
+    @staticmethod
+    def read_settings(
+        config: EngineConfig, generation: Mapping[str, Any], defaults: GenerationConfig | None = None
+    ) -> GenerationConfig:
+        """Check generation settings without a gang.
+
+        Args:
+            config: The engine's settings, for its limits.
+            generation: Settings by name.
+            defaults: Those that `generation` does not name.
+
+        Raises:
+            ConfigurationError: A setting does not exist or cannot be used.
+        """
+        settings = (defaults or GenerationConfig()).replaced(generation)
+        check_generation(settings, config)
+        return settings
+
+    def predict(self, data: Any, **kwargs: Any) -> Any:
+        """Complete the prompts of a batch.
+
+        Args:
+            data: A DataFrame, a dictionary of ndarrays, an Arrow table, or one ndarray of prompts.
+            **kwargs: `feature_columns`: columns to read, None for all; `keep_columns`: columns of the
+                input to keep in the output; and generation settings, see `GenerationConfig`.
+
+        Returns:
+            A row for each row, in order and of the same type as `data`, with the columns ``output``,
+            ``finish_reason`` (``stop``, ``length`` or ``error``), ``num_prompt_tokens``,
+            ``num_output_tokens``, ``error`` (empty if the row is fine), and those kept. With
+            `num_return_sequences` above 1, ``output``, ``finish_reason`` and ``num_output_tokens``
+            hold lists.
+
+        Raises:
+            ConfigurationError: A setting is wrong.
+            MissingColumnError: A column that the call names is not in the data.
+            WorkerGroupError: The gang failed; rows are not to blame.
+        """
+        return super().predict(data, **kwargs)
+
+    def shutdown(self) -> None:
+        """End the gang's processes and give its GPUs back; idempotent."""
+        self.group.shutdown()
+
+    def __enter__(self) -> DeepSpeedPredictor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        num_ranks = len(self.group.ranks)
+        return f"DeepSpeedPredictor({self._model!r}, {num_ranks} rank{'s' if num_ranks > 1 else ''}, {self.group.name})"
+
+    def _predict_pandas(
+        self,
+        data: pd.DataFrame,
+        feature_columns: Sequence[str] | None = None,
+        keep_columns: Sequence[str] | None = None,
+        **generation: Any,
+    ) -> pd.DataFrame:
+        names = [str(name) for name in data.columns]
+        read = self.input_columns.choose(names, feature_columns, keep_columns)
+        call = self.read_settings(self._config, generation, self._defaults)
+        answers = self._answer(read.rows({name: list(data[name]) for name in read.names}, len(data)), call)
+        output = output_frame(answers, call, index=data.index)
+        kept: dict[str, Any] = {name: data[name] for name in kept_names(keep_columns)}
+        with_kept: pd.DataFrame = output.assign(**kept)
+        return with_kept
+
+    def _predict_arrow(
+        self,
+        data: pa.Table,
+        feature_columns: Sequence[str] | None = None,
+        keep_columns: Sequence[str] | None = None,
+        **generation: Any,
+    ) -> pa.Table:
+        read = self.input_columns.choose(data.column_names, feature_columns, keep_columns)
+        call = self.read_settings(self._config, generation, self._defaults)
+        answers = self._answer(read.rows({name: data[name].to_pylist() for name in read.names}, len(data)), call)
+        output = output_table(answers, call)
+        for name in kept_names(keep_columns):
+            output = output.append_column(data.schema.field(name), data[name])
+        return output
+
+    def _answer(self, rows: Sequence[Row], call: GenerationConfig) -> list[Answer]:
+        """One answer a row, in order: bad rows without the engine, the others through it."""
+        read = [
+            read_row(index, row, tokenizer=self._tokenizer, call=call, config=self._config)
+            for index, row in enumerate(rows)
+        ]
+        requests = [row for row in read if isinstance(row, Request)]
+        answers = {row.index: answer_bad_row(row) for row in read if isinstance(row, BadRow)}
+        for batch in plan_batches(requests, self._config, fresh_seed=lambda: secrets.randbits(63)):
+            answers |= self._generate(batch)
+        return [answers[index] for index in range(len(rows))]
+
+    def _generate(self, batch: EngineBatch) -> dict[int, Answer]:
+        completions = self.group.run("generate", batch.call)
+        return {
+            request.index: answer_request(request, mine, self._tokenizer)
+            for request, mine in zip(batch.requests, completions, strict=True)
+        }

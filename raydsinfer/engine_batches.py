@@ -1,0 +1,74 @@
+"""Which requests go to the engine together, and with which seed: pure."""
+
+from __future__ import annotations
+
+import array
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.engines.base import GenerateBatch
+from raydsinfer.rows import Request, num_sequences
+
+_MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineBatch:
+    """One engine call.
+
+    Args:
+        requests: Whose answers it brings, in the order of the call's prompts.
+        call: What the engine gets.
+    """
+
+    requests: tuple[Request, ...]
+    call: GenerateBatch
+
+
+def plan_batches(requests: Iterable[Request], config: EngineConfig, fresh_seed: Callable[[], int]) -> list[EngineBatch]:
+    """Put requests with equal settings together, at most `EngineConfig.max_batch_size` sequences a call.
+
+    Within equal settings the longest prompts come first: neighbours need little padding, and a batch
+    that does not fit the memory shows at once.
+
+    Args:
+        requests: In any order.
+        config: The engine's settings.
+        fresh_seed: Draws the seed of a batch that no setting seeds.
+    """
+    by_settings: dict[str, list[Request]] = {}
+    for request in requests:
+        by_settings.setdefault(request.generation.model_dump_json(), []).append(request)
+    batches = []
+    for group in by_settings.values():
+        generation = group[0].generation
+        size = max(1, config.max_batch_size // num_sequences(generation))
+        ordered = sorted(group, key=lambda request: (-len(request.token_ids), request.index))
+        for start in range(0, len(ordered), size):
+            batches.append(_batch(ordered[start : start + size], generation, config, fresh_seed))
+    return batches
+
+
+def _batch(
+    requests: Sequence[Request], generation: GenerationConfig, config: EngineConfig, fresh_seed: Callable[[], int]
+) -> EngineBatch:
+    prompts = tuple(request.token_ids for request in requests)
+    given = generation.seed if generation.seed is not None else config.seed
+    seed = batch_seed(given if given is not None else fresh_seed(), prompts)
+    call = GenerateBatch(prompts=prompts, generation=generation, seed=seed)
+    return EngineBatch(requests=tuple(requests), call=call)
+
+
+def batch_seed(seed: int, prompts: Iterable[Sequence[int]]) -> int:
+    """The seed of one batch: the same wherever and whenever these prompts are generated with `seed`.
+
+    Args:
+        seed: What the user gave.
+        prompts: Token ids, in the order of the call.
+    """
+    digest = hashlib.blake2b(str(seed).encode(), digest_size=8)
+    for token_ids in prompts:
+        digest.update(len(token_ids).to_bytes(8, "little") + array.array("q", token_ids).tobytes())
+    return int.from_bytes(digest.digest(), "little") & _MAX_SEED

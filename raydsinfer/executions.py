@@ -1,0 +1,78 @@
+"""Hearing from Ray Data how a lazy data set's execution ended."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.data import DataContext
+
+
+class RunningExecutions:
+    """Counts the executions of one data set; gives its gangs back when one failed and no other runs.
+
+    After a failed execution Ray Data's actors live on, idle and unreachable, until the driver's
+    garbage collector finds them, which in a notebook that keeps the last traceback may be never. Their
+    leases would be renewed all that time.
+
+    Args:
+        keeper: The `GangKeeper` of the data set's gangs; None in copies that went to other processes.
+    """
+
+    def __init__(self, keeper: ActorHandle[Any] | None = None) -> None:
+        self._keeper, self._lock = keeper, threading.Lock()
+        self._num_running, self._failed = 0, False
+
+    def started(self) -> None:
+        """An execution began."""
+        with self._lock:
+            self._num_running += 1
+
+    def ended(self, *, failed: bool) -> None:
+        """An execution ended."""
+        with self._lock:
+            self._num_running -= 1
+            self._failed = self._failed or failed
+            if self._num_running or not self._failed:
+                return
+            self._failed = False
+        if self._keeper is not None and ray.is_initialized():
+            self._keeper.release_all.remote()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Ray Data sends its context, and what hangs on it, to every task. Only the driver's copy counts.
+        return RunningExecutions, ()
+
+
+def watch_executions(context: DataContext, keeper: ActorHandle[Any]) -> None:
+    """Give a keeper's gangs back when an execution under this context fails.
+
+    Args:
+        context: Of the data set; data sets made from it inherit it.
+        keeper: The `GangKeeper` of its gangs.
+    """
+    running = RunningExecutions(keeper)
+
+    class ReleaseGangs:
+        def before_execution_starts(self, executor: Any) -> None:
+            running.started()
+
+        def on_execution_step(self, executor: Any) -> None:
+            pass
+
+        def after_execution_succeeds(self, executor: Any) -> None:
+            running.ended(failed=False)
+
+        def after_execution_fails(self, executor: Any, error: Exception) -> None:
+            running.ended(failed=True)
+
+    if hasattr(context, "custom_execution_callback_classes"):
+        context.custom_execution_callback_classes.append(ReleaseGangs)  # type: ignore[arg-type]  # same methods
+        return
+    from ray.data._internal.execution import execution_callback  # Ray before 2.54 has no public way
+
+    execution_callback.add_execution_callback(ReleaseGangs(), context)  # type: ignore[attr-defined]

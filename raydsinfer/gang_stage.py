@@ -1,0 +1,157 @@
+"""A data set through predictors that hold a gang each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy, Dataset
+from ray.data.dataset import MaterializedDataset
+
+from raydsinfer.checkpoint import DeepSpeedCheckpoint
+from raydsinfer.columns import InputColumns, kept_names, output_schema
+from raydsinfer.config import GenerationConfig
+from raydsinfer.errors import InvalidSettingError
+from raydsinfer.executions import watch_executions
+from raydsinfer.groups.keeper import start_keeper
+from raydsinfer.groups.placement import gang_request, read_nodes
+from raydsinfer.scoring import GangScorer, ScoringPlan
+from raydsinfer.scoring_pool import ScoringPool, pool_size
+
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
+
+# One batch is generated while the next is already on the actor's node. More would only bind rows to
+# a gang while another one is idle.
+_BATCHES_IN_FLIGHT = 2
+
+# Two engine calls a batch: results come early, and rows with equal settings or lengths can meet.
+_ENGINE_CALLS_PER_BATCH = 2
+
+
+def predict_on_gangs(
+    data: Dataset, plan: ScoringPlan, pool: ScoringPool, batch_size: int | None, separate_gpu_stage: bool
+) -> Dataset:
+    """Predict with `DeepSpeedPredictor`, or a subclass of it.
+
+    Args:
+        data: The rows.
+        plan: What each actor does.
+        pool: The actors. Their `num_gpus` are a gang's.
+        batch_size: Rows of a batch; None means two engine calls' worth.
+        separate_gpu_stage: Preprocess in tasks of their own, not while the gang waits.
+
+    Raises:
+        ConfigurationError: A setting is wrong; nothing was started.
+        MissingColumnError: A column that the call names is not in the data.
+    """
+    checkpoint = DeepSpeedCheckpoint.from_checkpoint(plan.checkpoint)
+    config = checkpoint.spec.config
+    generation = _check_generation(plan, checkpoint)
+    kept = kept_names(plan.keep_columns)
+    if plan.preprocessor is None and (names := known_columns(data)) is not None:
+        _input_columns(plan.predictor_kwargs).choose(names, plan.feature_columns, kept)
+    if pool.remote_args.get("num_gpus"):
+        raise InvalidSettingError(
+            name="ray_remote_args['num_gpus']",
+            value=pool.remote_args["num_gpus"],
+            expected="nothing",
+            hint="The gang holds the GPUs: use scaling_config or num_gpus_per_worker.",
+        )
+    scaling_config = gang_scaling(plan.predictor_kwargs.get("scaling_config"), pool.num_gpus)
+    request = gang_request("gang", scaling_config)
+    smallest, largest = pool_size(request, read_nodes(), pool.min_size, pool.max_size)
+
+    nothing = _empty(data, generation, kept)
+    if isinstance(data, MaterializedDataset) and data.count() == 0:
+        return nothing
+    kwargs = {**plan.predictor_kwargs, "scaling_config": scaling_config}
+    keeper = kwargs.pop("keeper", None) or start_keeper()
+    plan = replace(plan, checkpoint=checkpoint, predictor_kwargs=kwargs, keep_columns=kept, keeper=keeper)
+    if plan.preprocessor is not None and separate_gpu_stage:
+        data, plan = plan.preprocessor.transform(data), replace(plan, preprocessor=None)
+    batch_size = batch_size or _ENGINE_CALLS_PER_BATCH * config.max_batch_size
+    result = _split(data, batch_size).map_batches(
+        GangScorer,
+        fn_constructor_kwargs={"plan": plan},
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            min_size=smallest, max_size=largest, max_tasks_in_flight_per_actor=_BATCHES_IN_FLIGHT
+        ),
+        **replace(pool, num_gpus=None).actor_options(default_num_cpus=0),
+    )
+    result = result.union(nothing)
+    watch_executions(result.context, keeper)
+    return result
+
+
+def known_columns(data: Dataset) -> list[str] | None:
+    """Names of the columns, if Ray Data knows them without running anything."""
+    schema = data.schema(fetch_if_missing=False)
+    return None if schema is None else [str(name) for name in schema.names]
+
+
+def gang_scaling(scaling_config: ScalingConfig | None, num_gpus: float | None) -> ScalingConfig:
+    """The gang that a call asks for, in either of the two ways.
+
+    Args:
+        scaling_config: The predictor's, if it was given.
+        num_gpus: `num_gpus_per_worker`, if it was given.
+
+    Raises:
+        InvalidSettingError: Both were given and differ.
+    """
+    from ray.train import ScalingConfig
+
+    if scaling_config is None:
+        scaling_config = ScalingConfig(num_workers=int(num_gpus), use_gpu=True) if num_gpus else ScalingConfig()
+    request = gang_request("gang", scaling_config)
+    in_gang = request.num_ranks * request.bundle.get("GPU", 0)
+    if num_gpus is not None and num_gpus != in_gang:
+        raise InvalidSettingError(
+            name="num_gpus_per_worker",
+            value=num_gpus,
+            expected=f"{in_gang:g}, the GPUs of a gang of {request.num_ranks} ranks by scaling_config",
+            hint="Leave it out: the gang holds the GPUs, its predictor needs none.",
+        )
+    return scaling_config
+
+
+def _check_generation(plan: ScoringPlan, checkpoint: DeepSpeedCheckpoint) -> GenerationConfig:
+    """Settings of the call, over those of the predictor."""
+    parameters = inspect.signature(plan.predictor_cls.from_checkpoint).parameters
+    defaults = {name: value for name, value in plan.predictor_kwargs.items() if name not in parameters}
+    config, read = checkpoint.spec.config, plan.predictor_cls.read_settings
+    settings: GenerationConfig = read(config, plan.predict_kwargs, GenerationConfig().replaced(defaults))
+    return settings
+
+
+def _input_columns(kwargs: Mapping[str, Any]) -> InputColumns:
+    names = {
+        name: kwargs[f"{name}_column"] for name in ("prompt", "messages", "generation") if f"{name}_column" in kwargs
+    }
+    return InputColumns(**names)
+
+
+def _split(data: Dataset, batch_size: int) -> Dataset:
+    """Blocks of one batch: a block goes to one gang as a whole, and small data sets are one block."""
+    # Ray before 2.54 has no such argument and is always strict.
+    strict: dict[str, Any] = {"strict": True} if "strict" in inspect.signature(Dataset.repartition).parameters else {}
+    return data.repartition(target_num_rows_per_block=batch_size, **strict)
+
+
+def _empty(data: Dataset, generation: GenerationConfig, kept: list[str]) -> Dataset:
+    """No rows, but the right schema. United with the result it gives an empty data set its columns."""
+    schema = output_schema(generation)
+    known = data.schema(fetch_if_missing=False)
+    types = dict(zip(known.names, known.types, strict=True)) if known is not None else {}
+    for name in kept:
+        kind = types.get(name)
+        # Any type can be united with null.
+        schema = schema.append(pa.field(name, kind if isinstance(kind, pa.DataType) else pa.null()))
+    return ray.data.from_arrow(schema.empty_table())
