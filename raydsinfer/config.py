@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -61,7 +62,10 @@ def _translated(error: ValidationError, cls: type[Settings]) -> UnknownSettingEr
         known = tuple(cls.model_fields)
         return UnknownSettingError(name=name, known=known, where=cls.__name__, hint=_HINTS.get(name, ""))
     expected = first["msg"].removeprefix("Input should be ")
-    return InvalidSettingError(name=name, value=first["input"], expected=expected)
+    choices = expected.split("'")[1::2] if first["type"] == "literal_error" else []
+    near = difflib.get_close_matches(str(first["input"]), choices, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else ""
+    return InvalidSettingError(name=name, value=first["input"], expected=expected, hint=hint)
 
 
 class EchoFault(Settings):

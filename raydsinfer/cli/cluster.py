@@ -1,0 +1,77 @@
+"""The Ray cluster that a command works on: found or started, and left as it was."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from raydsinfer.errors import InvalidSettingError
+
+
+@contextmanager
+def cluster(address: str | None, *, num_cpus: int, debug: bool) -> Iterator[bool]:
+    """Connect to a cluster, or start one on this machine that ends with the command.
+
+    Args:
+        address: Ray address; ``local`` always starts one; None takes ``RAY_ADDRESS``, then a cluster
+            that runs on this machine, then starts one.
+        num_cpus: CPUs that the command needs. One that is started here pretends to have that many if
+            the machine has fewer: reading needs a little while all ranks are busy.
+        debug: Whether the logs of Ray and of the workers are shown.
+
+    Yields:
+        Whether the cluster was started here.
+
+    Raises:
+        InvalidSettingError: There is no cluster at that address.
+    """
+    quiet: dict[str, Any] = {
+        "log_to_driver": debug,
+        "logging_level": logging.INFO if debug else logging.ERROR,
+        "configure_logging": True,
+    }
+    started = _init(address, num_cpus, quiet)
+    if not debug:
+        _silence_ray_data()
+    try:
+        yield started
+    finally:
+        ray.shutdown()
+
+
+def _init(address: str | None, num_cpus: int, quiet: dict[str, Any]) -> bool:
+    if address is None and not os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address="auto", **quiet)
+            return False
+        except ConnectionError:
+            address = "local"
+    try:
+        if address == "local":
+            at_least = max(num_cpus, os.cpu_count() or 1)
+            ray.init(address="local", num_cpus=at_least, include_dashboard=False, **quiet)
+            return True
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError) as error:
+        raise InvalidSettingError(
+            name="address",
+            value=address or os.environ.get("RAY_ADDRESS"),
+            expected="the address of a running Ray cluster, 'auto' or 'local'",
+            hint=str(error).splitlines()[0],
+        ) from error
+    return False
+
+
+def _silence_ray_data() -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,78 @@
+"""How a command ends: one message and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import typer
+from rich.console import Console
+
+from raydsinfer.errors import ConfigurationError, DataError, RaydsinferError
+
+
+class ExitCode(IntEnum):
+    """What the shell gets."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    ERROR_ROWS = 3
+    INTERRUPTED = 130
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """2 if the command line or the data has to change, else 1."""
+    return ExitCode.USAGE if isinstance(error, ConfigurationError | DataError) else ExitCode.FAILURE
+
+
+def root_error(error: BaseException) -> BaseException:
+    """The error of ours within what Ray wrapped around it; the error itself if there is none."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        inner = getattr(current, "cause", None)
+        if isinstance(current, RaydsinferError) and not isinstance(inner, RaydsinferError):
+            return current
+        seen.append(current)
+        current = inner if isinstance(inner, BaseException) else current.__cause__ or current.__context__
+    return error
+
+
+@contextmanager
+def reported_failures(console: Console, *, debug: bool) -> Iterator[None]:
+    """End the command with a message instead of a traceback.
+
+    Args:
+        console: Where to say it.
+        debug: Whether to show the traceback too.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        # What had to be given back was given back on the way here.
+        console.print("interrupted; nothing was left behind", markup=False, highlight=False)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if debug:
+            console.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+        root = root_error(error)
+        name = "" if isinstance(root, RaydsinferError) else f"{type(root).__name__}: "
+        hint = "" if isinstance(root, RaydsinferError) or debug else " (--debug shows more)"
+        console.print(f"error: {name}{root}{hint}", markup=False, highlight=False, soft_wrap=True, style="red")
+        raise typer.Exit(exit_code(root)) from None
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let no second Ctrl-C stop the clean-up after the first."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,1 @@
+"""`raydsinfer demo`: a small real model, prompts of our own, two CPU ranks."""
