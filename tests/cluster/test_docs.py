@@ -23,19 +23,23 @@ PAGES = {
 QUESTIONS = ["Why is the sky blue?", "", "What is a gang?"]
 
 
-def marked_blocks(page: str) -> list[str]:
-    """The blocks to run, with the echo engine in place of the model."""
+FILES = ["questions.jsonl", "completions", "answers"]
+
+
+def marked_blocks(page: str, directory: Path) -> list[str]:
+    """The blocks to run: with the echo engine in place of the model, and files in a directory of the test."""
     text = (ROOT / page).read_text()
-    blocks = re.findall(r"<!-- run -->\n```python\n(.*?)```", text, flags=re.DOTALL)
-    return [block.replace("EngineConfig(", 'EngineConfig(engine="echo", ') for block in blocks]
+    text = text.replace("EngineConfig(", 'EngineConfig(engine="echo", ')
+    for name in FILES:
+        text = text.replace(f'"{name}"', f'"{directory / name}"')
+    return re.findall(r"<!-- run -->\n```python\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the data that the pages speak of."""
+def project(tmp_path: Path) -> Path:
+    """A directory with the data that the pages speak of."""
     rows = [{"id": place, "question": question} for place, question in enumerate(QUESTIONS)]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -46,10 +50,10 @@ def test_every_marked_page_is_run() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.usefixtures("local_ray")
 def test_blocks_of_a_page_run(page: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"np": np}
-    for block in marked_blocks(page):
+    for block in marked_blocks(page, project):
         exec(compile(block, page, "exec"), names)  # noqa: S102
 
     completions = pq.read_table(project / "completions").to_pydict()
