@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class RunningExecutions:
-    """Counts the executions of one data set; gives its gangs back when one failed and no other runs.
+    """Counts the executions of one data set, and gives its gangs back when none runs any more.
 
-    After a failed execution Ray Data's actors live on, idle and unreachable, until the driver's
-    garbage collector finds them, which in a notebook that keeps the last traceback may be never. Their
-    leases would be renewed all that time.
+    Ray Data's actors may live on, idle, and renew their leases: after a success as long as somebody
+    holds their blocks, so that Ray could make a lost one again; after a failure until the driver's
+    garbage collector finds them, which in a notebook that keeps the last traceback may be never.
 
     Args:
         keeper: The `GangKeeper` of the data set's gangs; None in copies that went to other processes.
@@ -25,23 +25,26 @@ class RunningExecutions:
 
     def __init__(self, keeper: ActorHandle[Any] | None = None) -> None:
         self._keeper, self._lock = keeper, threading.Lock()
-        self._num_running, self._failed = 0, False
+        self._num_running = 0
 
     def started(self) -> None:
         """An execution began."""
         with self._lock:
             self._num_running += 1
+            if self._num_running == 1:
+                self._tell("begin")
 
-    def ended(self, *, failed: bool) -> None:
-        """An execution ended."""
+    def ended(self) -> None:
+        """An execution ended, well or not."""
         with self._lock:
             self._num_running -= 1
-            self._failed = self._failed or failed
-            if self._num_running or not self._failed:
-                return
-            self._failed = False
+            if self._num_running == 0:
+                self._tell("end")
+
+    def _tell(self, method: str) -> None:
+        # Calls from one process reach an actor in order.
         if self._keeper is not None and ray.is_initialized():
-            self._keeper.release_all.remote()
+            getattr(self._keeper, method).remote()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Ray Data sends its context, and what hangs on it, to every task. Only the driver's copy counts.
@@ -49,7 +52,7 @@ class RunningExecutions:
 
 
 def watch_executions(context: DataContext, keeper: ActorHandle[Any]) -> None:
-    """Give a keeper's gangs back when an execution under this context fails.
+    """Give a keeper's gangs back when no execution under this context runs any more.
 
     Args:
         context: Of the data set; data sets made from it inherit it.
@@ -65,10 +68,10 @@ def watch_executions(context: DataContext, keeper: ActorHandle[Any]) -> None:
             pass
 
         def after_execution_succeeds(self, executor: Any) -> None:
-            running.ended(failed=False)
+            running.ended()
 
         def after_execution_fails(self, executor: Any, error: Exception) -> None:
-            running.ended(failed=True)
+            running.ended()
 
     if hasattr(context, "custom_execution_callback_classes"):
         context.custom_execution_callback_classes.append(ReleaseGangs)  # type: ignore[arg-type]  # same methods

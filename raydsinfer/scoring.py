@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ import ray
 
 from raydsinfer.batches import ARRAY_COLUMN, convert
 from raydsinfer.columns import check_columns
-from raydsinfer.errors import ClusterCapacityError
+from raydsinfer.errors import ClusterCapacityError, RaydsinferError
+from raydsinfer.unwrap import raised_in_one_piece
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -57,9 +59,16 @@ class Scorer:
         self._predictor.set_preprocessor(None)
 
     def __call__(self, batch: Any) -> Any:
+        with raised_in_one_piece():
+            if self._plan.preprocessor is not None:
+                batch = self._plan.preprocessor.transform_batch(batch)
+            return self._predict(batch)
+
+    def _start(self) -> Any:
+        return self._plan.predictor_cls.from_checkpoint(self._plan.checkpoint, **self._plan.predictor_kwargs)
+
+    def _predict(self, batch: Any) -> Any:
         plan = self._plan
-        if plan.preprocessor is not None:
-            batch = plan.preprocessor.transform_batch(batch)
         check_columns(list(batch), plan.feature_columns, plan.keep_columns)
         output = self._predictor.predict(_features(batch, plan.feature_columns), **plan.predict_kwargs)
         if isinstance(output, np.ndarray):
@@ -70,35 +79,40 @@ class Scorer:
             return {**output, **_select(batch, plan.keep_columns)}
         return output.assign(**{name: batch[name].to_numpy() for name in plan.keep_columns})
 
-    def _start(self) -> Any:
-        return self._plan.predictor_cls.from_checkpoint(self._plan.checkpoint, **self._plan.predictor_kwargs)
-
 
 class GangScorer(Scorer):
     """Runs a predictor that holds a gang; batches are Arrow tables."""
 
-    def __call__(self, table: Any) -> Any:
-        plan = self._plan
-        if plan.preprocessor is not None:
-            table = convert(plan.preprocessor.transform_batch(table), "arrow")
-        columns = {"feature_columns": plan.feature_columns, "keep_columns": plan.keep_columns}
-        return self._predictor.predict(table, **columns, **plan.predict_kwargs)
+    def __init__(self, plan: ScoringPlan) -> None:
+        # An error here would reach the driver as the text of a dead actor: the first batch raises it.
+        self._start_error: RaydsinferError | None = None
+        try:
+            super().__init__(plan)
+        except RaydsinferError as error:
+            self._start_error = error
 
     def _start(self) -> Any:
+        plan = self._plan
         while True:
             try:
-                return self._plan.predictor_cls.from_checkpoint(
-                    self._plan.checkpoint, keeper=self._plan.keeper, **self._plan.predictor_kwargs
-                )
+                return plan.predictor_cls.from_checkpoint(plan.checkpoint, keeper=plan.keeper, **plan.predictor_kwargs)
             except ClusterCapacityError:
                 # Beside gangs that work, one more is welcome but not needed: wait on, as Ray's own
                 # pending actors do. The end of the job ends the waiting.
-                if not ray.get(self._plan.keeper.num_placed.remote()):  # type: ignore[union-attr]
+                if plan.keeper is None or not ray.get(plan.keeper.num_placed.remote()):
                     raise
+
+    def _predict(self, batch: Any) -> Any:
+        if self._start_error is not None:
+            raise self._start_error
+        columns = {"feature_columns": self._plan.feature_columns, "keep_columns": self._plan.keep_columns}
+        return self._predictor.predict(convert(batch, "arrow"), **columns, **self._plan.predict_kwargs)
 
     def __del__(self) -> None:
         # Ray Data deletes its callables when an actor ends in peace; the keeper sees to other ends.
         if "_predictor" in self.__dict__:
+            # By now Ray may have ended the ranks, of which nobody needs to be warned.
+            logging.getLogger("raydsinfer.groups").setLevel(logging.ERROR)
             self._predictor.shutdown()
 
 

@@ -20,6 +20,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from raydsinfer.groups.placement import GangRequest, placement_group_state, reserve
 
 _SWEEP_S = 0.25  # how late a lease may be found to have ended
+_GRACE_S = 2.0  # a gang that closes in peace takes under a second
 
 
 @dataclass
@@ -54,6 +55,8 @@ class GangKeeper:
                 one must not end before its leases, or nobody would remove their groups.
         """
         with self._lock:
+            if self._between_jobs:
+                raise RuntimeError("the job that wanted this gang is over")
             group = reserve(request)
             self._held[token] = _Held(group, ttl_s, time.monotonic())
             self._myself = myself
@@ -62,7 +65,7 @@ class GangKeeper:
     def renew(self, token: str) -> bool:
         """Say that the holder is alive; False if the lease has ended."""
         with self._lock:
-            if token not in self._held:
+            if token not in self._held or self._between_jobs:
                 return False
             self._held[token].renewed_at = time.monotonic()
             return True
@@ -72,11 +75,23 @@ class GangKeeper:
         with self._lock:
             self._remove(token)
 
-    def release_all(self) -> None:
-        """End all leases: their job is over, and not every holder may have learned of it."""
+    def begin(self) -> None:
+        """A job begins: leases are given out. So they are before the first job, too."""
         with self._lock:
-            for token in list(self._held):
-                self._remove(token)
+            self._between_jobs = False
+
+    def end(self, grace_s: float = _GRACE_S) -> None:
+        """The job is over: leases end, and there are no new ones before the next job.
+
+        Not every holder learns of the end of its job, and one may still be about to start.
+
+        Args:
+            grace_s: Seconds that holders have to close in peace.
+        """
+        with self._lock:
+            self._between_jobs = True
+            for held in self._held.values():
+                held.renewed_at, held.ttl_s = time.monotonic(), grace_s
 
     def num_leases(self) -> int:
         """How many leases are held."""

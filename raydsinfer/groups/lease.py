@@ -64,5 +64,6 @@ class Lease:
                 logger.debug("%s: lease not renewed: %r", self._gang, error)
                 continue
             if not kept and not self._closed.is_set():
-                logger.error("%s: silent for over %g s, so its GPUs were given back", self._gang, self._ttl_s)
+                # Either the job is over, which is no news, or the next call says what happened.
+                logger.info("%s: lease ended by the job's end or after %g s of silence", self._gang, self._ttl_s)
                 return
