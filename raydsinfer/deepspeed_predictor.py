@@ -93,7 +93,8 @@ class DeepSpeedPredictor(Predictor):
 
         input_columns = InputColumns(prompt=prompt_column, messages=messages_column, generation=generation_column)
         spec = DeepSpeedCheckpoint.from_checkpoint(checkpoint).spec
-        defaults = cls.read_settings(spec.config, generation)
+        # Against the engine's limits each call is checked, with its own settings on top of these.
+        defaults = GenerationConfig(**generation)
         # First what can fail without a gang.
         tokenizer = load_tokenizer(spec)
         group = WorkerGroup.create(
