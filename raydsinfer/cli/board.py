@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 _POLL_S = 0.5  # a person does not see more; one small call to a process of this job
+_ANSWER_S = 5.0
 
 
 class _Board:
@@ -45,12 +46,13 @@ class Board:
 
     Args:
         on_line: Gets the time (seconds since the epoch) and the text, in a thread.
+        resources: Ray resources that keep the actor on this node, whose clock it then has.
     """
 
-    def __init__(self, on_line: Callable[[float, str], None]) -> None:
-        actor: Any = ray.remote(num_cpus=0)(_Board)
+    def __init__(self, on_line: Callable[[float, str], None], resources: dict[str, float]) -> None:
+        actor: Any = ray.remote(num_cpus=0, resources=resources)(_Board)
         self._actor, self._on_line, self._seen = actor.remote(), on_line, 0
-        self._stop = threading.Event()
+        self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="board", daemon=True)
         self.teller = Teller(self._actor)
 
@@ -63,16 +65,21 @@ class Board:
     ) -> None:
         self._stop.set()
         self._thread.join(timeout=5 * _POLL_S)
+        if kind is None:
+            self.refresh()
         ray.kill(self._actor)
 
     def _watch(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(_POLL_S):
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Pass on what has come in by now."""
+        with self._lock:
             try:
-                lines = ray.get(self._actor.since.remote(self._seen), timeout=5)
+                lines = ray.get(self._actor.since.remote(self._seen), timeout=_ANSWER_S)
             except ray.exceptions.RayError:
-                continue  # the driver's own loop reports what is wrong with the cluster
-            finally:
-                self._stop.wait(_POLL_S)
+                return  # the driver's own loop reports what is wrong with the cluster
             self._seen += len(lines)
             for at, line in lines:
                 self._on_line(at, line)

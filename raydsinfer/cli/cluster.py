@@ -35,13 +35,31 @@ def cluster(address: str | None, *, num_cpus: int, debug: bool) -> Iterator[bool
         "logging_level": logging.INFO if debug else logging.ERROR,
         "configure_logging": True,
     }
-    started = _init(address, num_cpus, quiet)
-    if not debug:
+    if debug:
+        started = _init(address, num_cpus, quiet)
+    else:
+        # Ray's C++ side writes to stderr past Python's logging, first of all that it was told not to.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        with _stderr_closed():
+            started = _init(address, num_cpus, quiet)
         _silence_ray_data()
     try:
         yield started
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Lose what this process writes to file descriptor 2; exceptions come through."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _init(address: str | None, num_cpus: int, quiet: dict[str, Any]) -> bool:
@@ -65,6 +83,13 @@ def _init(address: str | None, num_cpus: int, quiet: dict[str, Any]) -> bool:
             hint=str(error).splitlines()[0],
         ) from error
     return False
+
+
+def this_node() -> dict[str, float]:
+    """A sliver of this node's own resource: what asks for it runs here. Empty on a machine outside the cluster."""
+    driver: Any = ray  # some of its calls have no annotations
+    name = f"node:{driver.util.get_node_ip_address()}"
+    return {name: 0.001} if name in driver.cluster_resources() else {}
 
 
 def _silence_ray_data() -> None:

@@ -51,7 +51,8 @@ def reported_failures(console: Console, *, debug: bool) -> Iterator[None]:
         debug: Whether to show the traceback too.
     """
     try:
-        yield
+        with one_interrupt():
+            yield
     except KeyboardInterrupt:
         # What had to be given back was given back on the way here.
         console.print("interrupted; nothing was left behind", markup=False, highlight=False)
@@ -69,9 +70,14 @@ def reported_failures(console: Console, *, debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let no second Ctrl-C stop the clean-up after the first."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def one_interrupt() -> Iterator[None]:
+    """Let the first Ctrl-C through and no other, so that nothing stops the clean-up that it starts."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from raydsinfer.cli.board import Board
-from raydsinfer.cli.cluster import cluster
+from raydsinfer.cli.cluster import cluster, this_node
 from raydsinfer.cli.inputs import Input, open_input
 from raydsinfer.cli.job import Job
 from raydsinfer.cli.outputs import Sink, open_output
@@ -83,19 +83,21 @@ class _Run:
             stack.callback(gc.collect)
             if started_here:
                 refuse_impossible(job)
-            board = stack.enter_context(Board(lambda at, line: self._told(at, line, display)))
+            board = stack.enter_context(Board(lambda at, line: self._told(at, line, display), this_node()))
             tables = stack.enter_context(closing(_answers(job, self._rows, self._keep, checkpoint, board.teller)))
             for block in tables:
                 table = conformed(block, self._schema, self._mixed)
                 self._sink.write(table)
                 self.tally.add(table)
                 self._ended_at = time.time()
-                self._ready_at = self._ready_at or self._ended_at
+                if self._ready_at is None:
+                    board.refresh()
+                    self._ready_at = self._ready_at or self._ended_at
                 display.show(Pace(self._rows.num_rows, self.tally, self.generation_s))
 
     def _told(self, at: float, line: str, display: Display) -> None:
-        if line.startswith("ready") and self._ready_at is None:
-            self._ready_at = at
+        if line.startswith("ready"):
+            self._ready_at = self._ready_at or at
         display.note(line)
 
 
@@ -159,17 +161,14 @@ def dataset(rows: Input, batch_size: int, columns: list[str]) -> Any:
 
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     slices = [asdict(part) for part in rows.slices(batch_size)]
-    # A sliver of this node's own resource keeps the reading where local files are, and apart from the
-    # operator that follows: merged with it, a task would take one slice for one row.
-    driver: Any = ray  # some of its calls have no annotations
-    here = f"node:{driver.util.get_node_ip_address()}"
-    resources = {here: 0.001} if here in driver.cluster_resources() else {}
     read: Any = SliceReader(rows.format, columns).read
+    # The sliver keeps the reading where local files are, and apart from the operator that follows:
+    # merged with it, a task would take one slice for one row.
     return ray.data.from_items(slices, override_num_blocks=len(slices)).map_batches(
         read,
         batch_size=None,
         batch_format="pandas",
         num_cpus=0,
-        concurrency=2,
-        resources=resources,
+        concurrency=min(2, len(slices)),
+        resources=this_node(),
     )

@@ -18,7 +18,7 @@ from raydsinfer.config import GenerationConfig
 def result_schema(types: Types, keep: Sequence[str], generation: GenerationConfig) -> pa.Schema:
     """Columns of the result: the kept ones, then what was generated.
 
-    A kept column whose rows are of different kinds becomes JSON text.
+    Where the rows of a kept column are of different kinds, it becomes text, JSON where it was none.
 
     Args:
         types: Columns of the input.
@@ -39,17 +39,21 @@ def conformed(table: pa.Table, schema: pa.Schema, mixed: Sequence[str]) -> pa.Ta
     Args:
         table: A block of results as Ray Data gives it; trips through pandas change types.
         schema: From `result_schema`.
-        mixed: Columns whose cells become JSON text.
+        mixed: Columns whose cells become text.
     """
     columns = []
     for wanted in schema:
         column = table.column(wanted.name)
         if wanted.name in mixed:
-            column = pa.array([to_json(cell) for cell in column.to_pylist()], wanted.type)
+            column = pa.array([_text(cell) for cell in column.to_pylist()], wanted.type)
         elif column.type != wanted.type:
             column = _cast(column, wanted.type)
         columns.append(column)
     return pa.table(columns, schema=schema)
+
+
+def _text(cell: Any) -> str | None:
+    return cell if cell is None or isinstance(cell, str) else to_json(cell)
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> Any:

@@ -1,0 +1,29 @@
+"""The job that this library grew from: OPT-66b on 12 GPUs completes 64 prompts, sampling.
+
+python examples/opt66b_batch.py
+python examples/opt66b_batch.py --engine echo      (a rehearsal on this machine, without a model)
+"""
+
+import sys
+
+import ray.data
+from ray.train import ScalingConfig
+
+from raydsinfer import BatchPredictor, DeepSpeedCheckpoint, DeepSpeedPredictor, EngineConfig
+
+echo = "echo" in sys.argv
+prompts = ray.data.from_items([{"prompt": f"Story {number}: DeepSpeed is"} for number in range(64)])
+checkpoint = DeepSpeedCheckpoint.from_pretrained(
+    "facebook/opt-66b",
+    EngineConfig(engine="echo") if echo else EngineConfig(dtype="float16", kernel_inject=True, max_tokens=1024),
+)
+predictor = BatchPredictor.from_checkpoint(
+    checkpoint,
+    DeepSpeedPredictor,
+    scaling_config=ScalingConfig(num_workers=2) if echo else ScalingConfig(num_workers=12, use_gpu=True),
+)
+completions = predictor.predict(
+    prompts, keep_columns=["prompt"], batch_size=64, max_scoring_workers=1, do_sample=True, temperature=0.9, seed=7
+)
+for row in completions.iter_rows():
+    print(row["prompt"], row["output"])
