@@ -6,14 +6,18 @@ engine answers in its place.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
+from tests.clusters import LEFT_TIMEOUT_S, left_of_gangs
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -66,3 +70,20 @@ def test_blocks_of_a_page_run(page: str, project: Path, capsys: pytest.CaptureFi
         assert [row["id"] for row in names["bad"].take_all()] == [1]
         chats = names["chats"].take_all()
         assert [chat["messages"][0]["content"] for chat in chats] == QUESTIONS
+    names.clear()
+    assert gangs_left() == []
+
+
+def gangs_left(timeout_s: float = LEFT_TIMEOUT_S) -> list[str]:
+    """Placement groups and ranks that are there after a while.
+
+    Ray Data's own actors stay, and a keeper without leases stays until Ray forgets the last data set.
+    """
+    gc.collect()
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = left_of_gangs()
+        gangs = left["placement groups"] + [name for name in left["processes"] if name.startswith("ray::Worker")]
+        if not gangs or time.monotonic() > deadline:
+            return gangs
+        time.sleep(0.1)
