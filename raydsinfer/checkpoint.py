@@ -114,7 +114,8 @@ class DeepSpeedCheckpoint(Checkpoint):
     def to_directory(self, path: str | os.PathLike[str] | None = None) -> str:
         """Write a local directory that `from_directory` reads: the model's files and the settings.
 
-        Of a model on a hub only the name is written: the nodes fetch it themselves.
+        Of a model on a hub only the name is written: the nodes fetch it themselves. `trust_remote_code`
+        is not read back: who uses the directory has to say it again.
 
         Args:
             path: Where to; None makes a temporary directory.
@@ -191,6 +192,8 @@ def _saved_settings(filesystem: Any, directory: str) -> _Settings:
             reason=f"is not what DeepSpeedCheckpoint.to_directory writes ({type(error).__name__}: {error})",
             hint="Delete it to use default settings, or write it again.",
         ) from error
+    # Whoever made the directory does not get to decide that code in it may run.
+    config.pop("trust_remote_code", None)
     return _Settings(model, EngineConfig(**config))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import array
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.base import GenerateBatch
@@ -70,5 +71,5 @@ def batch_seed(seed: int, prompts: Iterable[Sequence[int]]) -> int:
     """
     digest = hashlib.blake2b(str(seed).encode(), digest_size=8)
     for token_ids in prompts:
-        digest.update(len(token_ids).to_bytes(8, "little") + array.array("q", token_ids).tobytes())
+        digest.update(len(token_ids).to_bytes(8, "little") + np.asarray(token_ids, dtype="<i8").tobytes())
     return int.from_bytes(digest.digest(), "little") & _MAX_SEED

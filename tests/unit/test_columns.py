@@ -1,0 +1,86 @@
+"""Columns: which are read, which come out, and what is said of those that are missing."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from raydsinfer.answers import OUTPUT_COLUMNS, Answer
+from raydsinfer.columns import InputColumns, kept_names, output_frame, output_schema, output_table
+from raydsinfer.config import GenerationConfig
+from raydsinfer.errors import InvalidSettingError, MissingColumnError
+from raydsinfer.rows import Row
+
+ANSWER = Answer(outputs=("a", "b"), finish_reasons=("stop", "length"), nums_output_tokens=(1, 2), num_prompt_tokens=3)
+TWO = GenerationConfig(num_return_sequences=2, do_sample=True)
+
+
+def test_columns_are_found_by_name() -> None:
+    read = InputColumns().choose(["id", "prompt", "generation"], None, None)
+    assert read.names == ["prompt", "generation"]
+    rows = read.rows({"prompt": ["a", "b"], "generation": [None, {"seed": 1}]}, 2)
+    assert rows == [Row(prompt="a"), Row(prompt="b", generation={"seed": 1})]
+
+
+def test_feature_columns_hide_the_others() -> None:
+    read = InputColumns().choose(["messages", "prompt", "generation"], ["prompt"], ["generation"])
+    assert read.names == ["prompt"]
+
+
+def test_other_names() -> None:
+    columns = InputColumns(prompt="question", generation="settings")
+    assert columns.choose(["question", "settings", "prompt"], None, None).names == ["question", "settings"]
+
+
+def test_one_array_is_an_array_of_prompts() -> None:
+    assert InputColumns().choose(["__value__"], None, None).names == ["__value__"]
+
+
+@pytest.mark.parametrize(
+    ("features", "kept", "words"),
+    [
+        (["text"], None, "feature_columns names column 'text', but the data has: 'id', 'prompt'"),
+        (None, ["a", "b"], "keep_columns names columns 'a', 'b'"),
+        (["id"], None, "prompt_column (there is no 'messages' either) names column 'prompt', but the data has: 'id'"),
+    ],
+)
+def test_missing_columns_are_named_beside_those_there_are(
+    features: list[str] | None, kept: list[str] | None, words: str
+) -> None:
+    with pytest.raises(MissingColumnError) as caught:
+        InputColumns().choose(["id", "prompt"], features, kept)
+    assert words in str(caught.value)
+
+
+def test_a_text_is_no_list_of_names() -> None:
+    with pytest.raises(InvalidSettingError, match=r"Write \['prompt'\]"):
+        InputColumns().choose(["prompt"], "prompt", None)
+
+
+def test_kept_columns_must_not_overwrite_the_output() -> None:
+    assert kept_names(["b", "a", "b"]) == ["b", "a"]
+    with pytest.raises(InvalidSettingError, match="Rename 'output' first"):
+        kept_names(["id", "output"])
+
+
+@pytest.mark.parametrize("generation", [GenerationConfig(), TWO])
+def test_the_schema_depends_on_the_call_only(generation: GenerationConfig) -> None:
+    schema = output_schema(generation)
+    assert tuple(schema.names) == OUTPUT_COLUMNS
+    for answers in ([], [ANSWER], [ANSWER, ANSWER]):
+        assert output_table(answers, generation).schema == schema
+        assert list(output_frame(answers, generation, index=None).columns) == schema.names
+
+
+def test_several_sequences_are_lists() -> None:
+    assert output_table([ANSWER], TWO).to_pylist() == [
+        {
+            "output": ["a", "b"],
+            "finish_reason": ["stop", "length"],
+            "num_prompt_tokens": 3,
+            "num_output_tokens": [1, 2],
+            "error": "",
+        }
+    ]
+    assert output_schema(TWO).field("num_output_tokens").type == pa.list_(pa.int64())
+    assert output_frame([], GenerationConfig(), index=None)["num_output_tokens"].dtype == "int64"
