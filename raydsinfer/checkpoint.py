@@ -185,7 +185,7 @@ def _saved_settings(filesystem: Any, directory: str) -> _Settings:
     try:
         with filesystem.open_input_file(path) as file:
             saved = json.loads(file.readall())
-        model, config = saved.get("model", _HERE), saved["engine_config"]
+        model, config = str(saved.get("model", _HERE)), dict(saved["engine_config"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptCheckpointError(
             path=path,
