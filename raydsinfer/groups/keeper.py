@@ -42,6 +42,7 @@ class GangKeeper:
         self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._myself: ActorHandle[Any] | None = None
+        self._between_jobs = False
         threading.Thread(target=self._sweep, name="lease-sweep", daemon=True).start()
 
     def lease(self, token: str, request: GangRequest, ttl_s: float, myself: ActorHandle[Any]) -> PlacementGroup:

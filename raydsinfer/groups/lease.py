@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
 
 from raydsinfer.errors import WorkerGroupError
+from raydsinfer.groups.calls import cause_of
 from raydsinfer.groups.placement import GangRequest, remove
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,9 @@ class Lease:
         try:
             self.group = ray.get(keeper.lease.remote(self._token, request, ttl_s, keeper), timeout=_KEEPER_TIMEOUT_S)
         except RayError as error:
-            raise WorkerGroupError(gang=request.gang, phase="placement", causes={0: error}) from error
+            raise WorkerGroupError(
+                gang=request.gang, phase="placement", causes={0: cause_of(error, "the keeper")}
+            ) from error
         threading.Thread(target=self._renew, name=f"{request.gang}-lease", daemon=True).start()
 
     def close(self) -> None:

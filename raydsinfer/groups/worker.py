@@ -57,6 +57,8 @@ class Worker:
             # An index among the devices that this process sees, and of GPUs it sees its own only.
             LOCAL_RANK="0" if on_gpu else str(context.local_rank),
         )
+        if not on_gpu:  # a CPU gang on a GPU node: what it was not given it must not use
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         engine = engine_class(spec)
         self._engine = create_engine(spec, context)
         return engine.requires_process_group

@@ -85,7 +85,8 @@ def test_ranks_know_where_they_stand_before_their_engine_is_imported(echo_spec, 
             {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "1"},
         ]
     with WorkerGroup.create(echo_spec(), CPUS, gang_config=quick) as cpu_group:
-        assert [found["LOCAL_RANK"] for found in environments(cpu_group)] == ["0", "1"]
+        found = environments(cpu_group)
+        assert [(rank["LOCAL_RANK"], rank["CUDA_VISIBLE_DEVICES"]) for rank in found] == [("0", ""), ("1", "")]
 
 
 def environments(group: WorkerGroup) -> list[dict[str, str]]:

@@ -122,6 +122,21 @@ def test_a_lease_that_was_not_renewed_ends_and_cannot_be_renewed():
     ray.get(keeper.release.remote(token))
 
 
+def test_the_end_of_a_job_ends_leases_that_are_still_renewed_and_refuses_new_ones(echo_spec, config):
+    keeper = start_keeper()
+    ray.get(keeper.begin.remote())
+    lease = Lease(keeper, request(), ttl_s=60)
+    wait_for(lambda: ray.get(keeper.num_placed.remote()) == 1, timeout_s=10)
+    ray.get(keeper.end.remote(grace_s=0.5))
+    with pytest.raises(WorkerGroupError, match="the job that wanted this gang is over"):
+        WorkerGroup.create(echo_spec(), GPUS, gang_config=config, keeper=keeper)
+    wait_for(lambda: placement_group_state(lease.group) == "REMOVED", timeout_s=5)
+    ray.get(keeper.begin.remote())
+    with WorkerGroup.create(echo_spec(), GPUS, gang_config=config, keeper=keeper):
+        assert ray.get(keeper.num_leases.remote()) == 1
+    lease.close()
+
+
 def test_leases_of_several_holders_do_not_touch_each_other():
     keeper = start_keeper()
     first, second = Lease(keeper, request(), ttl_s=TTL_S), Lease(keeper, request(), ttl_s=TTL_S)
