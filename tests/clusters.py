@@ -13,7 +13,18 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 LEFT_TIMEOUT_S = 15.0
+# Ray Data starts them once a cluster and shares them among all executions.
+RAY_DATAS_OWN = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker", "AutoscalingRequester")
 OBJECT_STORE_BYTES = 100 * 2**20
+
+# Ray Data starts these once a cluster and leaves them: they hold no CPU, no GPU and nothing of ours.
+RAY_DATA_SERVICES = (
+    "ActorLocationTracker",
+    "AutoscalingRequester",
+    "_AutoscalingCoordinatorActor",
+    "_StatsActor",
+    "_UsageCollectionActor",
+)
 
 
 def left_of_gangs() -> dict[str, list[str]]:
@@ -23,7 +34,7 @@ def left_of_gangs() -> dict[str, list[str]]:
     actors = [
         f"{actor['ActorClassName']} {actor['State']}"
         for actor in ray._private.state.actors().values()
-        if actor["State"] != "DEAD"
+        if actor["State"] != "DEAD" and actor["ActorClassName"] not in RAY_DATAS_OWN
     ]
     return {
         "placement groups": groups,
