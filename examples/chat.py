@@ -7,6 +7,7 @@ echo "Hello!" | python examples/chat.py any --engine echo
 import argparse
 import sys
 
+import pandas as pd
 from ray.train import ScalingConfig
 
 from raydsinfer import DeepSpeedCheckpoint, DeepSpeedPredictor, EngineConfig
@@ -23,9 +24,9 @@ with DeepSpeedPredictor.from_checkpoint(checkpoint, scaling_config=scaling_confi
     messages: list[dict[str, str]] = []
     for line in sys.stdin:
         messages.append({"role": "user", "content": line.strip()})
-        answer = predictor.predict({"messages": [messages]}, max_new_tokens=200)
-        if answer["error"][0]:
-            print(answer["error"][0])
+        answer = predictor.predict(pd.DataFrame({"messages": [messages]}), max_new_tokens=200)
+        if answer.error[0]:
+            print(answer.error[0])
             break
-        messages.append({"role": "assistant", "content": str(answer["output"][0])})
-        print(answer["output"][0], flush=True)
+        messages.append({"role": "assistant", "content": str(answer.output[0])})
+        print(answer.output[0], flush=True)

@@ -45,10 +45,11 @@ def dry_run(job: Job, console: Console) -> bool:
         placed = place_gangs(gang_request("gang", shape.scaling_config()), shape.num_gangs, nodes)
     table = _grid()
     table.add_row("model", spec.model)
-    table.add_row("input", f"{job.input}: {rows.num_rows:,} rows in {len(rows.files)} file(s) of {rows.format}")
+    files = f"{len(rows.files)} {rows.format} file{'s' if len(rows.files) > 1 else ''}"
+    table.add_row("input", f"{job.input}: {rows.num_rows:,} rows in {files}")
     table.add_row("output", f"{job.output} ({job.output_format}), keeping {', '.join(keep) or 'no columns'}")
     table.add_row("gangs", f"{shape}, {job.batch_size} rows a batch")
-    for name, value in model_lines(size, shape.num_ranks):
+    for name, value in model_lines(size):
         table.add_row(name, value)
     for name, value in placement_lines(placed):
         table.add_row(name, value)
@@ -64,14 +65,14 @@ def _grid() -> Table:
     return table
 
 
-def model_lines(size: ModelSize | None, num_ranks: int) -> list[tuple[str, str]]:
+def model_lines(size: ModelSize | None) -> list[tuple[str, str]]:
     """What is said of the model: None for an engine without one."""
     if size is None:
         return [("engine", "echo, which has no model")]
-    total, each = size.num_sharded + size.num_whole, size.num_per_rank(num_ranks)
+    total, each = size.num_parameters, size.num_per_rank
     return [
         ("engine", f"DeepSpeed, {size.mode}, {size.dtype}"),
-        ("parameters", f"{total:,} in all, about {each:,} a rank"),
+        ("parameters", f"{total:,} in all, about {each:,} on the fullest rank"),
         ("weights", f"{_bytes(total * size.bytes_per_parameter)} in all, about "
          f"{_bytes(each * size.bytes_per_parameter)} a rank (without KV cache and activations)"),
     ]  # fmt: skip
@@ -80,7 +81,8 @@ def model_lines(size: ModelSize | None, num_ranks: int) -> list[tuple[str, str]]
 def placement_lines(placed: Sequence[Placed]) -> list[tuple[str, str]]:
     """Where the gangs would go; equal ones on one line."""
     said = Counter(
-        gang.problem or ", ".join(f"{address}: {num} rank(s)" for address, num in gang.ranks_by_node.items())
+        gang.problem
+        or ", ".join(f"{num} rank{'s' if num > 1 else ''} on {address}" for address, num in gang.ranks_by_node.items())
         for gang in placed
     )
     lines = [(f"{count} gang{'s' if count > 1 else ''}", text) for text, count in said.items()]

@@ -39,30 +39,35 @@ def test_gangs_do_not_share_what_is_free() -> None:
     placed = place_gangs(request(2), 3, [node("a", 4), node("b", 2, free=1)])
     assert [gang.ranks_by_node for gang in placed] == [{"a": 2}, {"a": 2}, {}]
     assert "would wait" in placed[2].problem
-    assert placement_lines(placed)[0] == ("2 gangs", "a: 2 rank(s)")
+    assert placement_lines(placed)[0] == ("2 gangs", "2 ranks on a")
     assert placement_lines(placed)[-1][0] == "problem"
 
 
-def test_parameters_a_rank() -> None:
-    size = ModelSize(mode="autotp", dtype="float16", bytes_per_parameter=2, num_sharded=3 * 2**30, num_whole=2**30)
-    assert size.num_per_rank(3) == 2 * 2**30
-    lines = dict(model_lines(size, 3))
+def test_what_is_said_of_a_model() -> None:
+    size = ModelSize(
+        mode="autotp", dtype="float16", bytes_per_parameter=2, num_parameters=4 * 2**30, num_per_rank=2 * 2**30
+    )
+    lines = dict(model_lines(size))
     assert "8.0 GiB in all, about 4.0 GiB a rank" in lines["weights"]
-    assert model_lines(None, 2) == [("engine", "echo, which has no model")]
+    assert model_lines(None) == [("engine", "echo, which has no model")]
 
 
-def test_size_of_a_model_without_its_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("num_ranks", "reported"),
+    # What the engine's LoadReport says of SmolLM2-135M on rank 0.
+    [(1, 162_826_560), (2, 101_583_168), (3, 73_173_312)],
+)
+def test_size_of_a_model_without_its_weights(tmp_path: Path, num_ranks: int, reported: int) -> None:
     from transformers import LlamaConfig
 
     from raydsinfer.cli.plan import model_size
     from raydsinfer.config import EngineConfig
 
     LlamaConfig(
-        vocab_size=100, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True,
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, tie_word_embeddings=True,
     ).save_pretrained(tmp_path)  # fmt: skip
-    size = model_size(str(tmp_path), EngineConfig(), 2, use_gpu=True)
-    attention, mlp = 64 * 64 * 2 + 64 * 32 * 2, 3 * 64 * 128
-    assert size.num_sharded == 3 * (attention + mlp)
-    assert size.num_whole == 100 * 64 + 7 * 64
+    size = model_size(str(tmp_path), EngineConfig(), num_ranks, use_gpu=True)
     assert (size.mode, size.dtype, size.bytes_per_parameter) == ("autotp", "float16", 2)
+    assert size.num_parameters == 134_515_008
+    assert size.num_per_rank == pytest.approx(reported, rel=0.001)
