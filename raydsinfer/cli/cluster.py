@@ -35,18 +35,18 @@ def cluster(address: str | None, *, num_cpus: int, debug: bool) -> Iterator[bool
         "logging_level": logging.INFO if debug else logging.ERROR,
         "configure_logging": True,
     }
-    if debug:
-        started = _init(address, num_cpus, quiet)
-    else:
+    try:
+        if debug:
+            yield _init(address, num_cpus, quiet)
+            return
         # Ray's C++ side writes to stderr past Python's logging, first of all that it was told not to.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         with _stderr_closed():
             started = _init(address, num_cpus, quiet)
         _silence_ray_data()
-    try:
         yield started
     finally:
-        ray.shutdown()
+        ray.shutdown()  # also of what an interrupted start has begun
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def run_demo(
     table = pq.read_table(parquet)
     with open_output(jsonl, "jsonl", table.schema, overwrite=True) as sink:
         sink.write(table)
-    Console().print(completions_table(table.to_pylist()))
+    title = "the echo engine says" if engine == "echo" else f"{Path(model).name} says"
+    Console().print(completions_table(table.to_pylist(), title))
     summary.print(console)
     console.print(f"The rows are in {parquet} and {jsonl}.", markup=False, highlight=False, soft_wrap=True)
     return summary.tally
@@ -81,9 +82,9 @@ def _prepared(console: Console) -> str:
     return demo_model()
 
 
-def completions_table(rows: list[dict[str, Any]]) -> Table:
+def completions_table(rows: list[dict[str, Any]], title: str) -> Table:
     """Prompts and completions side by side, for a person."""
-    table = Table(title="SmolLM2 says", row_styles=["", "dim"], expand=True)
+    table = Table(title=title, row_styles=["", "dim"], expand=True)
     table.add_column("id", justify="right", no_wrap=True)
     table.add_column("prompt", ratio=2)
     table.add_column("completion", ratio=3)

@@ -11,7 +11,7 @@ from enum import IntEnum
 import typer
 from rich.console import Console
 
-from raydsinfer.errors import ConfigurationError, DataError, RaydsinferError
+from raydsinfer.errors import ConfigurationError, DataError, RaydsinferError, WorkerGroupError
 
 
 class ExitCode(IntEnum):
@@ -26,6 +26,8 @@ class ExitCode(IntEnum):
 
 def exit_code(error: BaseException) -> ExitCode:
     """2 if the command line or the data has to change, else 1."""
+    if isinstance(error, WorkerGroupError):  # the ranks may have found what only they could know
+        return ExitCode(max((exit_code(cause) for cause in error.causes.values()), default=ExitCode.FAILURE))
     return ExitCode.USAGE if isinstance(error, ConfigurationError | DataError) else ExitCode.FAILURE
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from rich.console import Console
 
+from raydsinfer.checkpoints.weights import find_weights
 from raydsinfer.cli.board import Board
 from raydsinfer.cli.cluster import cluster, this_node
 from raydsinfer.cli.inputs import Input, open_input
@@ -23,6 +24,7 @@ from raydsinfer.cli.progress import Display, Pace, open_display
 from raydsinfer.cli.records import SliceReader
 from raydsinfer.cli.results import Tally, conformed, result_schema
 from raydsinfer.cli.summary import Summary
+from raydsinfer.engines.base import EngineSpec
 from raydsinfer.errors import ClusterCapacityError
 from raydsinfer.groups.placement import capacity_error, gang_request, read_nodes, why_impossible
 
@@ -41,6 +43,7 @@ def generate(job: Job, console: Console) -> Summary:
         RaydsinferError: It cannot be done; nothing is left behind.
     """
     checkpoint = job.checkpoint()
+    check_files(checkpoint.spec)
     with tempfile.TemporaryDirectory(prefix="raydsinfer-") as scratch:
         rows = open_input(job.input, job.input_format, Path(scratch))
         keep = job.kept(rows)
@@ -51,6 +54,17 @@ def generate(job: Job, console: Console) -> Summary:
                 with open_display(console, rows.num_rows) as display:
                     run.all_rows(checkpoint, display)
     return Summary(output=job.output, tally=run.tally, start_up_s=run.start_up_s, generation_s=run.generation_s)
+
+
+def check_files(spec: EngineSpec) -> None:
+    """Look whether a local model's weights are all there, before anything waits for a GPU.
+
+    Raises:
+        CheckpointError: The directory has no weights, or not all of them.
+    """
+    directory = Path(spec.model).expanduser()
+    if spec.config.engine != "echo" and directory.is_dir():
+        find_weights(directory)
 
 
 class _Run:
