@@ -109,9 +109,13 @@ def write_word_tokenizer(directory: Path, vocab_size: int) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocab_size)}, unk_token="w0"))  # noqa: S106
+    # Special tokens are found inside of words too, so they must not look like the start of one.
+    specials = {"<unk>": 0, "<pad>": 1, "</s>": 2}
+    words = {f"w{i}": i for i in range(len(specials), vocab_size)}
+    backend = Tokenizer(models.WordLevel(specials | words, unk_token="<unk>"))  # noqa: S106
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="w1", eos_token="w2").save_pretrained(directory)  # noqa: S106
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")  # noqa: S106
+    hf.save_pretrained(directory)
 
 
 def prompts(lengths: list[int], seed: int = 1) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -62,6 +63,10 @@ class DeepSpeedEngine:
         if self._mode == "kernel_inject":
             with self._phase("warm_up"):
                 self._reserve_workspace()
+        # A step of decoding is a thousand small Python calls: what stays for ever must not be looked through again
+        # and again by the garbage collector meanwhile.
+        gc.collect()
+        gc.freeze()
         parameters = list(self._model.parameters())
         return LoadReport(
             mode=self._mode,
@@ -179,6 +184,7 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         self._model = None
+        gc.unfreeze()
         if self._context.device != "cpu":
             torch.cuda.empty_cache()
 

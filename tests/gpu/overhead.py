@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.base import EngineSpec, GenerateBatch, RankContext
+from raydsinfer.engines.tokenizer import load_tokenizer
 from tests.models import write_word_tokenizer
 from tests.ranks import run_ranks
 
@@ -80,12 +81,13 @@ def bare(context: RankContext, spec: EngineSpec, work: list[list[list[int]]]) ->
     report = engine.load()
     load_s, seconds = time.perf_counter() - started, []
     generation = GenerationConfig(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+    tokenizer = load_tokenizer(spec)
     first = None
     for prompts in work:
         begun = time.perf_counter()
         answers = engine.generate(GenerateBatch(prompts=prompts, generation=generation))
         seconds.append(time.perf_counter() - begun)
-        first = first or [list(row[0].token_ids) for row in answers]
+        first = first or [tokenizer.decode(row[0].token_ids) for row in answers]
     return {"load_s": load_s, "phases_s": report.phases_s, "batch_s": seconds, "first": first}
 
 
@@ -102,7 +104,7 @@ def through_ray_data(spec: EngineSpec, work: list[list[list[int]]], tp: int, gan
     predictor = BatchPredictor.from_checkpoint(
         DeepSpeedCheckpoint.from_pretrained(spec.model, spec.config),
         DeepSpeedPredictor,
-        scaling_config=ScalingConfig(num_workers=tp, use_gpu=spec_on_gpu(), resources_per_worker=None),
+        scaling_config=ScalingConfig(num_workers=tp, use_gpu=on_gpu()),
     )
     out = predictor.predict(
         data,
@@ -119,11 +121,11 @@ def through_ray_data(spec: EngineSpec, work: list[list[list[int]]], tp: int, gan
         times.append(time.perf_counter() - started)
         errors += sum(bool(e) for e in batch["error"])
         answers.update(zip(batch["id"].tolist(), batch["output"].tolist(), strict=True))
-    first = [[int(w[1:]) for w in answers[i].split()] for i in range(size)]
+    first = [answers[i] for i in range(size)]
     return {"out_s": times, "rows": len(answers), "errors": errors, "first": first}
 
 
-def spec_on_gpu() -> bool:
+def on_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
@@ -135,6 +137,7 @@ def main() -> None:
     parser.add_argument("--gangs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--batches", type=int, default=8, help="for each gang")
+    parser.add_argument("--rounds", type=int, default=1, help="each way this often, in turns")
     parser.add_argument("--layers", type=int, default=40)
     parser.add_argument("--kernel-inject", action="store_true")
     parser.add_argument("--model", type=Path, default=Path("/dev/shm/opt-13b"))
@@ -147,44 +150,47 @@ def main() -> None:
     )
     spec = EngineSpec(model=str(options.model), config=config)
     work = batches(options.batches * options.gangs, options.batch_size)
-    scratch = Path(f"/tmp/overhead-{os.getpid()}")
-    scratch.mkdir()
-    device = "cuda" if spec_on_gpu() else "cpu"
-    alone = run_ranks(options.tp, scratch, bare, spec, work[: options.batches], timeout_s=500, device=device)
-    shutil.rmtree(scratch)
     import ray
 
     paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
     ray.init(address="local", include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
-    streamed = through_ray_data(spec, work, options.tp, options.gangs)
-    summary = summarise(options, alone, streamed)
+    rounds = []
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as scratch:
+            mine, device = work[: options.batches], "cuda" if on_gpu() else "cpu"
+            alone = run_ranks(options.tp, Path(scratch), bare, spec, mine, timeout_s=500, device=device)
+        rounds.append((alone, through_ray_data(spec, work, options.tp, options.gangs)))
+    summary = summarise(options, rounds)
     print(json.dumps(summary))
     if options.out:
-        details = {"bare": {**alone, "first": None}, "ray_data": {**streamed, "first": None}}
-        options.out.write_text(json.dumps({**summary, **details}, indent=1))
+        options.out.write_text(
+            json.dumps(
+                {**summary, "batch_s": [a["batch_s"] for a, _ in rounds], "out_s": [r["out_s"] for _, r in rounds]},
+                indent=1,
+            )
+        )
 
 
-def summarise(options: argparse.Namespace, alone: dict[str, Any], streamed: dict[str, Any]) -> dict[str, Any]:
-    tokens = options.batch_size * NEW_TOKENS
-    warm = alone["batch_s"][1:]
-    bare_rate = tokens * len(warm) / sum(warm)
-    # Each gang's first batch is its warm-up: what came out by then counts for neither side.
-    skip, times = options.gangs, streamed["out_s"]
-    ray_rate = tokens * (len(times) - skip) / (times[-1] - times[skip - 1])
+def summarise(options: argparse.Namespace, rounds: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    """Tokens per second of both ways, over all rounds; each gang's first batch is its warm-up."""
+    tokens, skip = options.batch_size * NEW_TOKENS, options.gangs
+    bare_s = [s for alone, _ in rounds for s in alone["batch_s"][1:]]
+    bare_rate = tokens * len(bare_s) / sum(bare_s)
+    times = [streamed["out_s"] for _, streamed in rounds]
+    ray_rate = tokens * sum(len(t) - skip for t in times) / sum(t[-1] - t[skip - 1] for t in times)
+    firsts = [result["first"] for pair in rounds for result in pair]
+    same = [sum(a == b for a, b in zip(firsts[0], other, strict=True)) / len(firsts[0]) for other in firsts[1:]]
     return {
-        "tp": options.tp,
-        "gangs": options.gangs,
-        "kernel_inject": options.kernel_inject,
-        "batch_size": options.batch_size,
-        "bare_load_s": alone["load_s"],
-        "bare_phases_s": alone["phases_s"],
-        "ray_first_batch_s": times[0],
+        **{name: getattr(options, name) for name in ("tp", "gangs", "kernel_inject", "batch_size", "rounds")},
+        "bare_load_s": [alone["load_s"] for alone, _ in rounds],
+        "bare_phases_s": rounds[0][0]["phases_s"],
+        "ray_first_batch_s": [t[0] for t in times],
         "bare_tokens_per_s": bare_rate,
         "ray_tokens_per_s": ray_rate,
         "ray_over_bare_per_gang": ray_rate / options.gangs / bare_rate,
-        "rows": streamed["rows"],
-        "errors": streamed["errors"],
-        "first_batch_equal": alone["first"] == streamed["first"],
+        "rows": [streamed["rows"] for _, streamed in rounds],
+        "errors": [streamed["errors"] for _, streamed in rounds],
+        "first_batch_rows_equal_to_first_bare": same,
     }
 
 
