@@ -13,8 +13,6 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 LEFT_TIMEOUT_S = 15.0
-# Ray Data starts them once a cluster and shares them among all executions.
-RAY_DATAS_OWN = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker", "AutoscalingRequester")
 OBJECT_STORE_BYTES = 100 * 2**20
 
 # Ray Data starts these once a cluster and leaves them: they hold no CPU, no GPU and nothing of ours.
@@ -34,7 +32,7 @@ def left_of_gangs() -> dict[str, list[str]]:
     actors = [
         f"{actor['ActorClassName']} {actor['State']}"
         for actor in ray._private.state.actors().values()
-        if actor["State"] != "DEAD" and actor["ActorClassName"] not in RAY_DATAS_OWN
+        if actor["State"] != "DEAD" and actor["ActorClassName"] not in RAY_DATA_SERVICES
     ]
     return {
         "placement groups": groups,
@@ -57,9 +55,11 @@ def process_titles() -> list[str]:
 
 def assert_nothing_left(timeout_s: float = LEFT_TIMEOUT_S) -> None:
     """Fail if an actor, a placement group or a rank process outlives its test."""
-    gc.collect()  # Ray Data's idle actors live in a reference cycle after a failed job
     deadline = time.monotonic() + timeout_s
     while any((left := left_of_gangs()).values()) and time.monotonic() < deadline:
+        # Ray Data's idle actors live in a reference cycle after a failed job, and so do data sets that
+        # a thread of its own is still closing.
+        gc.collect()
         time.sleep(0.1)
     assert not any(left.values()), left
 
