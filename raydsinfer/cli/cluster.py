@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,13 +39,16 @@ def cluster(address: str | None, *, num_cpus: int, debug: bool) -> Iterator[bool
     }
     try:
         if debug:
-            yield _init(address, num_cpus, quiet)
+            started = _init(address, num_cpus, quiet)
+            _exit_on_terminate()
+            yield started
             return
         # Ray's C++ side writes to stderr past Python's logging, first of all that it was told not to.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         with _stderr_closed():
             started = _init(address, num_cpus, quiet)
         _silence_ray_data()
+        _exit_on_terminate()
         yield started
     finally:
         ray.shutdown()  # also of what an interrupted start has begun
@@ -90,6 +95,16 @@ def this_node() -> dict[str, float]:
     driver: Any = ray  # some of its calls have no annotations
     name = f"node:{driver.util.get_node_ip_address()}"
     return {name: 0.001} if name in driver.cluster_resources() else {}
+
+
+def _exit_on_terminate() -> None:
+    """Clean up on SIGTERM too. Ray's own handler, which `ray.init` sets, ends the process where it is."""
+
+    def leave(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def _silence_ray_data() -> None:

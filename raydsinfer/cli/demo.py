@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from raydsinfer.columns import InputColumns
 from raydsinfer.demo.model import HUB_NAME, demo_model, packaged_gguf
 
 _MAX_NEW_TOKENS = 32
-_BATCH_SIZE = 16
+_BATCH_SIZE = 32  # rows with settings of their own are calls of their own: fewer batches, fewer small calls
 
 
 def run_demo(
@@ -78,8 +80,10 @@ def _prepared(console: Console) -> str:
         else f"{HUB_NAME} from the hub",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )
-    return demo_model()
+    with redirect_stdout(sys.stderr):  # DeepSpeed, which transformers imports, logs there
+        return demo_model()
 
 
 def completions_table(rows: list[dict[str, Any]], title: str) -> Table:

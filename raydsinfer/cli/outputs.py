@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import IO, Protocol
 
 import pyarrow as pa
@@ -78,16 +78,18 @@ def open_output(path: str, format: Format, schema: pa.Schema, *, overwrite: bool
         )
     if path == "-":
         writer = open_writer(format, sys.stdout.buffer, schema)
-        yield _Flushing(writer, sys.stdout.buffer)
+        sink = _Flushing(writer, sys.stdout.buffer)
+        with redirect_stdout(sys.stderr):  # libraries print, and log, to where they should not
+            yield sink
         writer.close()
         return
     directory = is_directory(path)
     with Staging(path, overwrite=overwrite, part_suffix=f".{format}" if directory else None) as staging:
-        sink = _Parts(staging, format, schema, rows_per_part=ROWS_PER_PART if directory else None)
+        parts = _Parts(staging, format, schema, rows_per_part=ROWS_PER_PART if directory else None)
         try:
-            yield sink
+            yield parts
         finally:
-            sink.close()
+            parts.close()
 
 
 class _Flushing:

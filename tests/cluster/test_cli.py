@@ -85,7 +85,11 @@ def test_stdin_to_stdout_with_nothing_else_there() -> None:
     assert "tokens per second" in err
 
 
-def test_interrupt_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted; nothing was left behind"), (signal.SIGTERM, 143, "")],
+)
+def test_interrupt_leaves_nothing(tmp_path: Path, sent: signal.Signals, code: int, said: str) -> None:
     (tmp_path / "p.txt").write_text("hang here\n")
     address = ray.get_runtime_context().gcs_address
     words = [f"{tmp_path}/p.txt", f"{tmp_path}/o.jsonl", "--engine", "echo", "--address", address]
@@ -96,9 +100,9 @@ def test_interrupt_leaves_nothing(tmp_path: Path) -> None:
             break
     assert [path.name.partition(".partial")[0] for path in tmp_path.iterdir() if path.name != "p.txt"] == [".o.jsonl"]
     time.sleep(1)  # into the call that hangs
-    os.killpg(process.pid, signal.SIGINT)
-    code, _, err = finish(process)
-    assert (code, err.strip()) == (130, "interrupted; nothing was left behind")
+    os.killpg(process.pid, sent)
+    got, _, err = finish(process)
+    assert (got, err.strip()) == (code, said)
     assert [path.name for path in tmp_path.iterdir()] == ["p.txt"]
 
 
