@@ -92,8 +92,13 @@ def predict_on_gangs(
 
 def known_columns(data: Dataset) -> list[str] | None:
     """Names of the columns, if Ray Data knows them without running anything."""
-    schema = data.schema(fetch_if_missing=False)
+    schema = _known_schema(data)
     return None if schema is None else [str(name) for name in schema.names]
+
+
+def _known_schema(data: Dataset) -> Any:
+    # Looking at blocks that are in memory runs nothing of the caller's.
+    return data.schema(fetch_if_missing=isinstance(data, MaterializedDataset))
 
 
 def gang_scaling(scaling_config: ScalingConfig | None, num_gpus: float | None) -> ScalingConfig:
@@ -148,7 +153,7 @@ def _split(data: Dataset, batch_size: int) -> Dataset:
 def _empty(data: Dataset, generation: GenerationConfig, kept: list[str]) -> Dataset:
     """No rows, but the right schema. United with the result it gives an empty data set its columns."""
     schema = output_schema(generation)
-    known = data.schema(fetch_if_missing=False)
+    known = _known_schema(data)
     types = dict(zip(known.names, known.types, strict=True)) if known is not None else {}
     for name in kept:
         kind = types.get(name)

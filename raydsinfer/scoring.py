@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import ray
 
 from raydsinfer.batches import ARRAY_COLUMN, convert
 from raydsinfer.columns import check_columns
-from raydsinfer.errors import ClusterCapacityError, RaydsinferError
+from raydsinfer.errors import ClusterCapacityError, RaydsinferError, WorkerGroupError
 from raydsinfer.unwrap import raised_in_one_piece
 
 if TYPE_CHECKING:
@@ -81,15 +80,19 @@ class Scorer:
 
 
 class GangScorer(Scorer):
-    """Runs a predictor that holds a gang; batches are Arrow tables."""
+    """Runs a predictor that holds a gang; batches are Arrow tables.
+
+    There is no shutdown here: in an actor that Ray is ending, calls to the ranks are no longer answered.
+    The ranks end with this process, their owner, and the keeper gives the placement group back.
+    """
 
     def __init__(self, plan: ScoringPlan) -> None:
         # An error here would reach the driver as the text of a dead actor: the first batch raises it.
-        self._start_error: RaydsinferError | None = None
+        self._error: RaydsinferError | None = None
         try:
             super().__init__(plan)
         except RaydsinferError as error:
-            self._start_error = error
+            self._error = error
 
     def _start(self) -> Any:
         plan = self._plan
@@ -103,17 +106,15 @@ class GangScorer(Scorer):
                     raise
 
     def _predict(self, batch: Any) -> Any:
-        if self._start_error is not None:
-            raise self._start_error
+        if self._error is not None:
+            raise self._error
         columns = {"feature_columns": self._plan.feature_columns, "keep_columns": self._plan.keep_columns}
-        return self._predictor.predict(convert(batch, "arrow"), **columns, **self._plan.predict_kwargs)
-
-    def __del__(self) -> None:
-        # Ray Data deletes its callables when an actor ends in peace; the keeper sees to other ends.
-        if "_predictor" in self.__dict__:
-            # By now Ray may have ended the ranks, of which nobody needs to be warned.
-            logging.getLogger("raydsinfer.groups").setLevel(logging.ERROR)
-            self._predictor.shutdown()
+        try:
+            return self._predictor.predict(convert(batch, "arrow"), **columns, **self._plan.predict_kwargs)
+        except WorkerGroupError as error:
+            # The next batch is on its way already, and may be the first that the driver hears of.
+            self._error = error if self._predictor.group.broken else None
+            raise
 
 
 def _features(batch: Any, names: Sequence[str] | None) -> Any:
