@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 import ray
 from ray.train import ScalingConfig
@@ -59,12 +60,18 @@ def test_shutdown_twice_and_calls_after_it(echo_spec, batch, quick):
         group.run("generate", batch)
 
 
+def is_running(pid: int) -> bool:
+    try:
+        # A zombie holds nothing: it waits for Ray to read its exit code, which a busy machine delays.
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_after_shutdown_the_processes_are_gone_at_once(echo_spec, quick):
     group = WorkerGroup.create(echo_spec(), CPUS, gang_config=quick)
     group.shutdown()
-    for rank in group.ranks:
-        with pytest.raises(ProcessLookupError):
-            os.kill(rank.pid, 0)
+    assert [rank.pid for rank in group.ranks if is_running(rank.pid)] == []
     assert left_of_gangs()["placement groups"] == []
 
 
