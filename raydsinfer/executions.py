@@ -40,6 +40,7 @@ class RunningExecutions:
             self._num_running -= 1
             if self._num_running == 0:
                 self._tell("end")
+                self._tell("drain")
 
     def _tell(self, method: str) -> None:
         # Calls from one process reach an actor in order.

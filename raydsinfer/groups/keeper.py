@@ -94,6 +94,20 @@ class GangKeeper:
             for held in self._held.values():
                 held.renewed_at, held.ttl_s = time.monotonic(), grace_s
 
+    @ray.method(concurrency_group="drain")
+    def drain(self, timeout_s: float = 3 * _GRACE_S) -> None:
+        """Wait until all leases have ended. Runs beside the other calls.
+
+        Ray ends an actor that nobody has a handle of, but not in the middle of a call. That the keeper
+        has its own handle may get lost on Ray when a predictor is killed that passed it on.
+
+        Args:
+            timeout_s: Seconds to wait at most.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self._held and time.monotonic() < deadline:
+            time.sleep(_SWEEP_S)
+
     def num_leases(self) -> int:
         """How many leases are held."""
         with self._lock:
@@ -121,8 +135,8 @@ class GangKeeper:
             self._myself = None
 
 
-def start_keeper() -> ActorHandle[Any]:
+def start_keeper() -> ActorHandle:
     """Start a keeper. It ends with its last lease once nobody has the handle, or with the job."""
-    keeper_actor: Any = ray.remote(num_cpus=0)(GangKeeper)
-    handle: ActorHandle[Any] = keeper_actor.remote()
+    remote: Any = ray.remote
+    handle: ActorHandle = remote(num_cpus=0, concurrency_groups={"drain": 1})(GangKeeper).remote()
     return handle

@@ -40,10 +40,10 @@ def test_only_the_last_execution_gives_gangs_back(keeper: Keeper) -> None:
     running.ended()
     assert keeper.calls == ["begin"]
     running.ended()
-    assert keeper.calls == ["begin", "end"]
+    assert keeper.calls == ["begin", "end", "drain"]
     running.started()
     running.ended()
-    assert keeper.calls == ["begin", "end", "begin", "end"]
+    assert keeper.calls == ["begin", "end", "drain", "begin", "end", "drain"]
 
 
 def test_after_ray_is_shut_down_nobody_is_called(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,4 +73,4 @@ def test_ray_data_calls_back_however_it_ends(keeper: Keeper) -> None:
         callback.before_execution_starts(None)
         callback.on_execution_step(None)
         getattr(callback, end)(*([None] if "succeeds" in end else [None, RuntimeError()]))
-    assert keeper.calls == ["begin", "end", "begin", "end"]
+    assert keeper.calls == ["begin", "end", "drain", "begin", "end", "drain"]
