@@ -135,8 +135,8 @@ class GangKeeper:
             self._myself = None
 
 
-def start_keeper() -> ActorHandle:
+def start_keeper() -> ActorHandle[Any]:
     """Start a keeper. It ends with its last lease once nobody has the handle, or with the job."""
     remote: Any = ray.remote
-    handle: ActorHandle = remote(num_cpus=0, concurrency_groups={"drain": 1})(GangKeeper).remote()
+    handle: ActorHandle[Any] = remote(num_cpus=0, concurrency_groups={"drain": 1})(GangKeeper).remote()
     return handle
