@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 import torch
 
 from raydsinfer.checkpoints.source import local_directory
-from raydsinfer.checkpoints.weights import TensorReader, find_weights
 from raydsinfer.engines import model as models
 from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, LoadReport, RankContext
 from raydsinfer.engines.families import Mode, choose_mode
 from raydsinfer.engines.generation import generate_arguments, pad_left, read_completion
 from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
 from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError
+
+_MEMORY_HINT = "Lower max_batch_size or max_tokens, or use more ranks."
 
 
 class DeepSpeedEngine:
@@ -44,6 +45,10 @@ class DeepSpeedEngine:
 
     def load(self) -> LoadReport:
         """See `Engine.load`."""
+        with _engine_errors("loading the model"):
+            return self._load()
+
+    def _load(self) -> LoadReport:
         if self._context.device != "cpu":
             torch.cuda.set_device(self._context.device)
         torch.set_grad_enabled(False)
@@ -58,7 +63,7 @@ class DeepSpeedEngine:
                 whole = models.load_whole(directory, model_config, dtype, trust_remote_code=trust)
                 self._model = whole.to(self._context.device)
         else:
-            self._load_sharded(directory, model_config, dtype)
+            self._model = self._sharded(directory, model_config, dtype)
         self._read_generation_config(directory)
         if self._mode == "kernel_inject":
             with self._phase("warm_up"):
@@ -75,53 +80,19 @@ class DeepSpeedEngine:
             phases_s=self._phases_s,
         )
 
-    def _load_sharded(self, directory: Path, model_config: Any, dtype: torch.dtype) -> None:
-        with self._phase("imports"):
-            from raydsinfer.engines import deepspeed_fill, deepspeed_setup
+    def _sharded(self, directory: Path, model_config: Any, dtype: torch.dtype) -> Any:
+        from raydsinfer.engines import deepspeed_setup
 
+        deepspeed_setup.choose_accelerator(self._context)
+        with self._phase("imports"):
+            from raydsinfer.engines import deepspeed_sharding
         kernels = self._mode == "kernel_inject"
         with self._phase("deepspeed"):
             deepspeed_setup.prepare(self._context, kernels=kernels)
-        if kernels:
-            # The kernels want an additive mask, which transformers makes for this implementation only.
-            model_config._attn_implementation = "eager"
-        trust, meta = self._config.trust_remote_code, self._config.use_meta_tensor
-        files = find_weights(directory)
-        with self._phase("weights"), TensorReader(files) as reader:
-            if meta:
-                model = models.build_meta(model_config, dtype, trust_remote_code=trust)
-            else:
-                model = models.load_whole(directory, model_config, dtype, trust_remote_code=trust)
-            sources = models.tensor_names(model, reader, str(directory)) if meta else {}
-            tied, buffers = models.tied_names(model), models.copy_buffers(model)
-            sharded = deepspeed_setup.init_inference(
-                model, self._context, dtype=dtype, kernels=kernels, max_tokens=self._config.max_tokens
-            ).module
-            if meta:
-                filler = deepspeed_fill.Filler(reader, str(directory), sources, tied, dtype)
-                self._fill(sharded, filler, buffers)
-            models.restore_buffers(sharded, buffers, self._context.device)
-        self._model = sharded
-        if kernels:
-            self._adapt()
-
-    def _fill(self, model: Any, filler: Any, buffers: Iterable[str]) -> None:
-        from raydsinfer.engines import deepspeed_fill, deepspeed_injection
-
-        if self._mode == "kernel_inject":
-            layers = deepspeed_injection.injected_layers(model)
-            deepspeed_fill.fill_injected(model, layers, filler, self._context)
-        else:
-            deepspeed_fill.fill_autotp(model, filler)
-        filler.finish(deepspeed_fill.ignorable_names(model, buffers))
-
-    def _adapt(self) -> None:
-        from raydsinfer.engines import deepspeed_cpu_kernels, deepspeed_injection
-
-        if deepspeed_injection.adapt(self._model) != self._model.config.num_hidden_layers:
-            raise EngineError(doing="kernel injection", reason="DeepSpeed did not replace every decoder layer")
-        if self._context.device == "cpu":
-            deepspeed_cpu_kernels.fix_activations(self._model)
+        with self._phase("weights"):
+            return deepspeed_sharding.sharded_model(
+                directory, model_config, self._config, self._context, dtype=dtype, kernels=kernels
+            )
 
     def _read_generation_config(self, directory: Path) -> None:
         generation = self._model.generation_config
@@ -135,7 +106,7 @@ class DeepSpeedEngine:
     def _reserve_workspace(self) -> None:
         """The kernels size their KV workspace at the first forward, for that batch: make it the largest."""
         ids = torch.full((self._config.max_batch_size, 2), self._pad_id, device=self._context.device)
-        with _engine_errors("reserving the KV workspace", "Lower max_batch_size or max_tokens, or use more ranks."):
+        with _engine_errors("reserving the KV workspace", _MEMORY_HINT):
             self._forward(ids, torch.ones_like(ids), max_new_tokens=1, min_new_tokens=1, do_sample=False)
 
     def generate(self, batch: GenerateBatch) -> list[list[Completion]]:
@@ -206,7 +177,7 @@ def _engine_errors(doing: str, hint: str = "") -> Iterator[None]:
         raise EngineError(
             doing=doing,
             reason=f"out of GPU memory ({str(error).splitlines()[0]})",
-            hint="Lower max_batch_size or max_tokens, or use more ranks.",
+            hint=_MEMORY_HINT,
         ) from error
     except Exception as error:
         raise EngineError(doing=doing, reason=f"{type(error).__name__}: {error}", hint=hint) from error

@@ -14,8 +14,13 @@ from raydsinfer.errors import EngineError
 logger = logging.getLogger(__name__)
 
 
+def choose_accelerator(context: RankContext) -> None:
+    """Tell DeepSpeed which kind of device it is on; must come before its first import, where it guesses."""
+    os.environ["DS_ACCELERATOR"] = "cpu" if context.device == "cpu" else "cuda"
+
+
 def prepare(context: RankContext, *, kernels: bool) -> None:
-    """Import DeepSpeed for this rank's device and join its communication to the gang's process group.
+    """Join DeepSpeed's communication to the gang's process group, and see to its kernels.
 
     Args:
         context: Where this rank stands; the process group exists already.
@@ -25,7 +30,6 @@ def prepare(context: RankContext, *, kernels: bool) -> None:
         EngineError: DeepSpeed cannot start here, or its kernels cannot be built.
     """
     on_cpu = context.device == "cpu"
-    os.environ["DS_ACCELERATOR"] = "cpu" if on_cpu else "cuda"
     with deepspeed_errors("starting DeepSpeed"):
         import deepspeed
 
