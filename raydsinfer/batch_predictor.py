@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from raydsinfer.columns import check_columns
 from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
 from raydsinfer.errors import InvalidSettingError, UnsupportedError
-from raydsinfer.gang_stage import known_columns, predict_on_gangs
 from raydsinfer.predictor import pandas_udf_predictor
-from raydsinfer.scoring import Scorer, ScoringPlan
-from raydsinfer.scoring_pool import ScoringPool
+from raydsinfer.rows.columns import check_columns
+from raydsinfer.scoring.gang_stage import known_columns, predict_on_gangs
+from raydsinfer.scoring.pool import ScoringPool
+from raydsinfer.scoring.scorer import Scorer, ScoringPlan
 
 if TYPE_CHECKING:
     import pandas as pd

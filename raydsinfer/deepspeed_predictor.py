@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
-from raydsinfer.answers import Answer, answer_bad_row, answer_request
 from raydsinfer.checkpoint import DeepSpeedCheckpoint
-from raydsinfer.columns import InputColumns, kept_names, output_frame, output_table
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
-from raydsinfer.engine_batches import EngineBatch, plan_batches
 from raydsinfer.engines.tokenizer import Tokenizer, load_tokenizer
 from raydsinfer.groups.worker_group import WorkerGroup
 from raydsinfer.predictor import Predictor
-from raydsinfer.rows import BadRow, Request, Row, check_generation, read_row
+from raydsinfer.rows.answers import Answer, answer_bad_row, answer_request
+from raydsinfer.rows.columns import InputColumns, kept_names, output_frame, output_table
+from raydsinfer.rows.engine_batches import EngineBatch, plan_batches
+from raydsinfer.rows.request import BadRow, Request, Row, check_generation, read_row
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

@@ -117,7 +117,7 @@ class Predictor(_Base):
         Raises:
             InvalidSettingError: `data` is of another type.
         """
-        from raydsinfer import batches
+        from raydsinfer.rows import batches
 
         if not hasattr(self, "_preprocessor"):
             raise UnsupportedError(
@@ -132,7 +132,7 @@ class Predictor(_Base):
 
     def _predict_in(self, data: Any, kwargs: dict[str, Any]) -> Any:
         """Predict in the format that the subclass has."""
-        from raydsinfer import batches
+        from raydsinfer.rows import batches
 
         if batches.format_of(data) == "arrow" and _overrides(type(self), "_predict_arrow"):
             return self._predict_arrow(data, **kwargs)

@@ -16,8 +16,8 @@ from raydsinfer.cli.generate import generate
 from raydsinfer.cli.job import GangShape, make_job
 from raydsinfer.cli.outputs import open_output
 from raydsinfer.cli.results import Tally
-from raydsinfer.columns import InputColumns
 from raydsinfer.demo.model import HUB_NAME, demo_model, packaged_gguf
+from raydsinfer.rows.columns import InputColumns
 
 _MAX_NEW_TOKENS = 32
 _BATCH_SIZE = 32  # rows with settings of their own are calls of their own: fewer batches, fewer small calls

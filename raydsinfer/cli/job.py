@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raydsinfer.answers import OUTPUT_COLUMNS
 from raydsinfer.cli.formats import Format, checked_format
 from raydsinfer.cli.inputs import Input
 from raydsinfer.cli.outputs import output_format
-from raydsinfer.columns import InputColumns, kept_names
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
 from raydsinfer.errors import InvalidSettingError
+from raydsinfer.rows.answers import OUTPUT_COLUMNS
+from raydsinfer.rows.columns import InputColumns, kept_names
 
 if TYPE_CHECKING:
     from ray.train import ScalingConfig

@@ -129,7 +129,7 @@ def generate(
     console = Console(stderr=True)
     with reported_failures(console, debug=debug):
         from raydsinfer.cli.job import gang_shape, make_job
-        from raydsinfer.columns import InputColumns
+        from raydsinfer.rows.columns import InputColumns
 
         shape = gang_shape(
             num_worker_groups=num_worker_groups,

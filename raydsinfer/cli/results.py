@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from raydsinfer.cli.scan import Types
 from raydsinfer.cli.writers import to_json
-from raydsinfer.columns import output_schema
 from raydsinfer.config import GenerationConfig
+from raydsinfer.rows.columns import output_schema
 
 
 def result_schema(types: Types, keep: Sequence[str], generation: GenerationConfig) -> pa.Schema:

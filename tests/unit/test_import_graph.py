@@ -14,7 +14,7 @@ import raydsinfer
 PACKAGE = Path(raydsinfer.__file__).parent
 
 # From the bottom up. A module may import from its own layer and from those before it. "*" stands for
-# the predictor and its parts: every module at the top of the package that is not named elsewhere.
+# the predictor and its parts (rows, scoring): everything that is not named elsewhere.
 LAYERS = (
     ("errors", "config"),
     ("checkpoints",),

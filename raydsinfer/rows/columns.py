@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from raydsinfer.answers import LIST_COLUMNS, OUTPUT_COLUMNS, Answer, columns_of
-from raydsinfer.batches import ARRAY_COLUMN
 from raydsinfer.config import GenerationConfig
 from raydsinfer.errors import InvalidSettingError, MissingColumnError
-from raydsinfer.rows import Row
+from raydsinfer.rows.answers import LIST_COLUMNS, OUTPUT_COLUMNS, Answer, columns_of
+from raydsinfer.rows.batches import ARRAY_COLUMN
+from raydsinfer.rows.request import Row
 
 
 @dataclass(frozen=True, kw_only=True)

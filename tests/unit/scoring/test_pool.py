@@ -8,7 +8,7 @@ import pytest
 
 from raydsinfer.errors import InvalidSettingError
 from raydsinfer.groups.placement import GangRequest, NodeResources
-from raydsinfer.scoring_pool import ScoringPool, num_gangs_that_fit, pool_size
+from raydsinfer.scoring.pool import ScoringPool, num_gangs_that_fit, pool_size
 
 
 def gang(num_ranks: int, strategy: str = "PACK", **bundle: float) -> GangRequest:

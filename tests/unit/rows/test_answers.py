@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydsinfer.answers import (
+from raydsinfer.config import GenerationConfig
+from raydsinfer.engines.base import Completion
+from raydsinfer.engines.tokenizer import ByteTokenizer
+from raydsinfer.errors import RowError
+from raydsinfer.rows.answers import (
     LIST_COLUMNS,
     OUTPUT_COLUMNS,
     Answer,
@@ -15,11 +19,7 @@ from raydsinfer.answers import (
     columns_of,
     cut_at_stop,
 )
-from raydsinfer.config import GenerationConfig
-from raydsinfer.engines.base import Completion
-from raydsinfer.engines.tokenizer import ByteTokenizer
-from raydsinfer.errors import RowError
-from raydsinfer.rows import BadRow, Request
+from raydsinfer.rows.request import BadRow, Request
 
 
 def answer(text: str, **generation: object) -> Answer:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raydsinfer.config import EngineConfig, GenerationConfig
-from raydsinfer.engine_batches import EngineBatch, batch_seed, plan_batches
-from raydsinfer.rows import Request
+from raydsinfer.rows.engine_batches import EngineBatch, batch_seed, plan_batches
+from raydsinfer.rows.request import Request
 
 SETTINGS = (
     GenerationConfig(max_new_tokens=5),

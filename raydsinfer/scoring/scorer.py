@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from raydsinfer.batches import ARRAY_COLUMN, convert
-from raydsinfer.columns import check_columns
 from raydsinfer.errors import ClusterCapacityError, RaydsinferError, WorkerGroupError
+from raydsinfer.rows.batches import ARRAY_COLUMN, convert
+from raydsinfer.rows.columns import check_columns
 from raydsinfer.unwrap import raised_in_one_piece
 
 if TYPE_CHECKING:

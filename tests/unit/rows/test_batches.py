@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from raydsinfer.batches import ARRAY_COLUMN, convert, format_of
 from raydsinfer.errors import InvalidSettingError
+from raydsinfer.rows.batches import ARRAY_COLUMN, convert, format_of
 
 FRAME = pd.DataFrame({"a": [1, 2], "b": ["x", None]})
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.tokenizer import ByteTokenizer
 from raydsinfer.errors import InvalidSettingError, UnsupportedError
-from raydsinfer.rows import BadRow, Request, Row, check_generation, is_missing, read_row
+from raydsinfer.rows.request import BadRow, Request, Row, check_generation, is_missing, read_row
 
 CONFIG = EngineConfig(engine="echo", max_tokens=64, max_batch_size=8)
 CALL = GenerationConfig(max_new_tokens=10)

@@ -13,14 +13,14 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.data.dataset import MaterializedDataset
 
 from raydsinfer.checkpoint import DeepSpeedCheckpoint
-from raydsinfer.columns import InputColumns, kept_names, output_schema
 from raydsinfer.config import GenerationConfig
 from raydsinfer.errors import InvalidSettingError
-from raydsinfer.executions import watch_executions
 from raydsinfer.groups.keeper import start_keeper
 from raydsinfer.groups.placement import gang_request, read_nodes
-from raydsinfer.scoring import GangScorer, ScoringPlan
-from raydsinfer.scoring_pool import ScoringPool, pool_size
+from raydsinfer.rows.columns import InputColumns, kept_names, output_schema
+from raydsinfer.scoring.executions import watch_executions
+from raydsinfer.scoring.pool import ScoringPool, pool_size
+from raydsinfer.scoring.scorer import GangScorer, ScoringPlan
 
 if TYPE_CHECKING:
     from ray.train import ScalingConfig

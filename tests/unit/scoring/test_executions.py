@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from raydsinfer.executions import RunningExecutions, watch_executions
+from raydsinfer.scoring.executions import RunningExecutions, watch_executions
 
 
 class Keeper:

@@ -8,7 +8,7 @@ from typing import Any
 
 from raydsinfer.engines.base import Completion
 from raydsinfer.engines.tokenizer import Tokenizer
-from raydsinfer.rows import BadRow, Request
+from raydsinfer.rows.request import BadRow, Request
 
 OUTPUT_COLUMNS = ("output", "finish_reason", "num_prompt_tokens", "num_output_tokens", "error")
 LIST_COLUMNS = ("output", "finish_reason", "num_output_tokens")

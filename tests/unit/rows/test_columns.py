@@ -5,11 +5,11 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from raydsinfer.answers import OUTPUT_COLUMNS, Answer
-from raydsinfer.columns import InputColumns, kept_names, output_frame, output_schema, output_table
 from raydsinfer.config import GenerationConfig
 from raydsinfer.errors import InvalidSettingError, MissingColumnError
-from raydsinfer.rows import Row
+from raydsinfer.rows.answers import OUTPUT_COLUMNS, Answer
+from raydsinfer.rows.columns import InputColumns, kept_names, output_frame, output_schema, output_table
+from raydsinfer.rows.request import Row
 
 ANSWER = Answer(outputs=("a", "b"), finish_reasons=("stop", "length"), nums_output_tokens=(1, 2), num_prompt_tokens=3)
 TWO = GenerationConfig(num_return_sequences=2, do_sample=True)

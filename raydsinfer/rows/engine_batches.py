@@ -10,7 +10,7 @@ import numpy as np
 
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.base import GenerateBatch
-from raydsinfer.rows import Request, num_sequences
+from raydsinfer.rows.request import Request, num_sequences
 
 _MAX_SEED = 2**63 - 1
 
