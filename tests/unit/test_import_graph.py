@@ -20,7 +20,9 @@ LAYERS = (
     ("checkpoints",),
     ("engines",),
     ("groups",),
+    ("rows",),
     ("*",),
+    ("scoring",),
     ("batch_predictor",),
     ("demo",),
     ("cli",),
@@ -98,6 +100,6 @@ def test_engines_and_checkpoints_know_nothing_of_ray(module: str) -> None:
     assert "ray" not in big_imports(module)
 
 
-@pytest.mark.parametrize("module", [name for name in INNER if LAYER_OF["*"] <= layer(name) < LAYER_OF["demo"]])
+@pytest.mark.parametrize("module", [name for name in INNER if LAYER_OF["rows"] <= layer(name) < LAYER_OF["demo"]])
 def test_predictors_know_neither_torch_nor_deepspeed(module: str) -> None:
     assert not {"torch", "deepspeed"} & big_imports(module)
