@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -42,7 +43,7 @@ class Settings(BaseModel):
         UnsupportedError: A value that is known but not available.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -183,12 +184,12 @@ class GenerationConfig(Settings):
     max_new_tokens: int = Field(default=50, ge=1)
     min_new_tokens: int | None = Field(default=None, ge=0)
     do_sample: bool = False
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.001, le=1000)
     top_k: int = Field(default=50, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float | None = Field(default=None, ge=0, le=1)
     typical_p: float = Field(default=1.0, gt=0, le=1)
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100)
     no_repeat_ngram_size: int = Field(default=0, ge=0)
     num_beams: int = Field(default=1, ge=1)
     length_penalty: float = 1.0
@@ -209,12 +210,12 @@ class GenerationConfig(Settings):
             )
         if "" in self.stop_list:
             raise InvalidSettingError(name="stop_strings", value=self.stop_strings, expected="non-empty texts")
-        if self.num_return_sequences > 1 and not self.do_sample and self.num_beams < self.num_return_sequences:
+        most = self.num_beams if self.num_beams > 1 or not self.do_sample else self.num_return_sequences
+        if self.num_return_sequences > most:
             raise InvalidSettingError(
                 name="num_return_sequences",
                 value=self.num_return_sequences,
-                expected="1 without sampling",
-                hint="Set do_sample=True, or num_beams at least as large.",
+                expected=f"at most num_beams={self.num_beams}, unless do_sample=True without beams",
             )
         return self
 
@@ -227,7 +228,16 @@ class GenerationConfig(Settings):
 
 
 def _from_environment(name: str, default: float) -> float:
-    return float(os.environ.get(name, default))
+    text = os.environ.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise InvalidSettingError(
+            name=f"environment variable {name}", value=text, expected="a number of seconds above 0"
+        )
+    return value
 
 
 class GangConfig(Settings):

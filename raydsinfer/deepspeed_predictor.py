@@ -13,6 +13,7 @@ import pyarrow as pa
 from raydsinfer.checkpoint import DeepSpeedCheckpoint
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
 from raydsinfer.engines.tokenizer import Tokenizer, load_tokenizer
+from raydsinfer.errors import InvalidSettingError
 from raydsinfer.groups.worker_group import WorkerGroup
 from raydsinfer.predictor import Predictor
 from raydsinfer.rows.answers import Answer, answer_bad_row, answer_request
@@ -163,7 +164,10 @@ class DeepSpeedPredictor(Predictor):
         keep_columns: Sequence[str] | None = None,
         **generation: Any,
     ) -> pd.DataFrame:
-        names = [str(name) for name in data.columns]
+        if strange := [name for name in data.columns if not isinstance(name, str)]:
+            hint = "Rename it, for example with data.rename(columns=str)."
+            raise InvalidSettingError(name="a column's name", value=strange[0], expected="a text", hint=hint)
+        names = list(data.columns)
         read = self.input_columns.choose(names, feature_columns, keep_columns)
         call = self.read_settings(self._config, generation, self._defaults)
         answers = self._answer(read.rows({name: list(data[name]) for name in read.names}, len(data)), call)

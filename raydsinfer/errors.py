@@ -341,14 +341,22 @@ class EngineError(RaydsinferError):
         doing: What the engine was doing.
         reason: What came back.
         hint: The next step.
+        fatal: Whether the rank can take no more calls, as after an error on the GPU itself.
     """
 
     doing: str
     reason: str
     hint: str = ""
+    fatal: bool = False
 
     def __str__(self) -> str:
         return f"{self.doing}: {self.reason}.{' ' + self.hint if self.hint else ''}"
+
+
+def summary_of(error: BaseException) -> str:
+    """Class and first line of what another library raised; some of them say nothing."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _shortened(names: Iterable[str], limit: int = 8) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from raydsinfer.errors import CheckpointError, CheckpointNotFoundError
+from raydsinfer.errors import CheckpointError, CheckpointNotFoundError, summary_of
 
 # What describes a model without being its weights.
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
@@ -73,7 +73,7 @@ def _fetched_from_hub(model: str, revision: str | None, hf_home: str | None, *, 
     except (HfHubHTTPError, HFValidationError) as error:
         raise CheckpointNotFoundError(
             path=model,
-            reason=f"the hub does not give it ({type(error).__name__}: {str(error).splitlines()[0]})",
+            reason=f"the hub does not give it ({summary_of(error)})",
             hint="Check the name and the revision; a gated model needs HF_TOKEN on every node.",
         ) from error
     return Path(directory)
@@ -89,6 +89,8 @@ def _fetched_from_url(url: str, cache: Path, *, weights: bool) -> Path:
     with FileLock(cache / f"{name}.lock"):
         if target.is_dir():
             return target
+        for abandoned in cache.glob(f"{name}.part-*"):  # by a process that was killed: nobody else has the lock
+            shutil.rmtree(abandoned, ignore_errors=True)
         part = cache / f"{name}.part-{uuid.uuid4().hex[:8]}"
         try:
             filesystem, root = fsspec.core.url_to_fs(url)
@@ -97,6 +99,10 @@ def _fetched_from_url(url: str, cache: Path, *, weights: bool) -> Path:
                 raise CheckpointNotFoundError(path=url, reason="nothing is stored there", hint="Check the URL.")
             for file in files:
                 local = part / os.path.relpath(file, filesystem._strip_protocol(root))
+                if not Path(os.path.normpath(local)).is_relative_to(part):  # keys of object stores may hold ".."
+                    raise CheckpointError(
+                        path=url, reason=f"{file} would be written outside the model's directory", hint="Do not use it."
+                    )
                 local.parent.mkdir(parents=True, exist_ok=True)
                 filesystem.get_file(file, str(local))
             part.rename(target)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raydsinfer.errors import CheckpointError, CorruptCheckpointError
+from raydsinfer.errors import CheckpointError, CorruptCheckpointError, summary_of
 
 if TYPE_CHECKING:
     import torch
@@ -118,11 +119,12 @@ class TensorReader:
                 return self._stack.enter_context(safe_open(path, framework="pt"))
             import torch
 
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # Files of before torch 1.6 are no zip archives and cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:  # SafetensorError, UnpicklingError, RuntimeError, OSError, …
             raise CorruptCheckpointError(
                 path=str(path),
-                reason=f"truncated or unreadable ({type(error).__name__}: {str(error).splitlines()[0]})",
+                reason=f"truncated or unreadable ({summary_of(error)})",
                 hint="Fetch the model again.",
             ) from error
 

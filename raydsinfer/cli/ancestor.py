@@ -20,7 +20,7 @@ def modern_arguments(arguments: Sequence[str]) -> list[str]:
 
     Underscores in flag names become dashes. ``--name`` (the hub name) or ``--checkpoint_path`` (its
     directory, which wins) becomes the first argument of ``generate``, MODEL. Switches with a value,
-    ``--use_kernel=true``, become ``--kernel-inject`` or ``--no-kernel-inject``.
+    ``--use_kernel=true`` or ``--use_kernel true``, become ``--kernel-inject`` or ``--no-kernel-inject``.
 
     Args:
         arguments: The command line without the program's name.
@@ -29,7 +29,7 @@ def modern_arguments(arguments: Sequence[str]) -> list[str]:
         end = list(arguments).index("--")
         return modern_arguments(arguments[:end]) + list(arguments[end:])
     rest, model = [], {}
-    words = iter(_with_dashes(word) for word in arguments)
+    words = iter(_joined([_with_dashes(word) for word in arguments]))
     for word in words:
         name, has_value, value = word.removeprefix("--").partition("=")
         if not word.startswith("--"):
@@ -47,6 +47,17 @@ def modern_arguments(arguments: Sequence[str]) -> list[str]:
     if model and rest:
         rest.insert(1, model.get("checkpoint-path") or model["name"])
     return rest
+
+
+def _joined(words: list[str]) -> list[str]:
+    """``--use-kernel true`` as ``--use-kernel=true``."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].removeprefix("--") in _SWITCHES and word.lower() in _TRUE + _FALSE:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _with_dashes(word: str) -> str:

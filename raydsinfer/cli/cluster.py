@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from raydsinfer.errors import InvalidSettingError
+from raydsinfer.errors import InvalidSettingError, summary_of
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def _init(address: str | None, num_cpus: int, quiet: dict[str, Any]) -> bool:
             name="address",
             value=address or os.environ.get("RAY_ADDRESS"),
             expected="the address of a running Ray cluster, 'auto' or 'local'",
-            hint=str(error).splitlines()[0],
+            hint=summary_of(error),
         ) from error
     return False
 

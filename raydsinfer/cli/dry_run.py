@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from raydsinfer.cli.cluster import cluster
+from raydsinfer.cli.generate import check_files
 from raydsinfer.cli.inputs import open_input
 from raydsinfer.cli.job import Job
+from raydsinfer.cli.outputs import check_free
 from raydsinfer.cli.plan import ModelSize, Placed, model_size, place_gangs
 from raydsinfer.groups.placement import gang_request, read_nodes
 
@@ -32,6 +34,8 @@ def dry_run(job: Job, console: Console) -> bool:
     """
     checkpoint = job.checkpoint()
     spec, shape = checkpoint.spec, job.shape
+    check_files(spec)
+    check_free(job.output, job.output_format, overwrite=job.overwrite)
     with tempfile.TemporaryDirectory(prefix="raydsinfer-") as scratch:
         rows = open_input(job.input, job.input_format, Path(scratch))
         keep = job.kept(rows)

@@ -11,7 +11,7 @@ from enum import IntEnum
 import typer
 from rich.console import Console
 
-from raydsinfer.errors import ConfigurationError, DataError, RaydsinferError, WorkerGroupError
+from raydsinfer.errors import CheckpointNotFoundError, ConfigurationError, DataError, RaydsinferError, WorkerGroupError
 
 
 class ExitCode(IntEnum):
@@ -28,7 +28,8 @@ def exit_code(error: BaseException) -> ExitCode:
     """2 if the command line or the data has to change, else 1."""
     if isinstance(error, WorkerGroupError):  # the ranks may have found what only they could know
         return ExitCode(max((exit_code(cause) for cause in error.causes.values()), default=ExitCode.FAILURE))
-    return ExitCode.USAGE if isinstance(error, ConfigurationError | DataError) else ExitCode.FAILURE
+    usage = ConfigurationError | DataError | CheckpointNotFoundError
+    return ExitCode.USAGE if isinstance(error, usage) else ExitCode.FAILURE
 
 
 def root_error(error: BaseException) -> BaseException:
@@ -57,7 +58,7 @@ def reported_failures(console: Console, *, debug: bool) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         # What had to be given back was given back on the way here.
-        console.print("interrupted; nothing was left behind", markup=False, highlight=False)
+        console.print("interrupted; no process and no unfinished file was left behind", markup=False, highlight=False)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except typer.Exit:
         raise

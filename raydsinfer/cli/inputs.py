@@ -103,7 +103,7 @@ def _files(path: str, wanted: Format | None) -> list[str]:
     known = ", ".join(SUFFIXES)
     try:
         filesystem, root = fsspec.core.url_to_fs(str(Path(path).expanduser()) if "://" not in path else path)
-        if any(sign in path for sign in "*?["):
+        if any(sign in path for sign in "*?[") and not filesystem.exists(root):
             found = sorted(filesystem.glob(root))
         elif filesystem.isdir(root):
             found = sorted(f for f in filesystem.find(root) if not _hidden(f, root) and (wanted or format_of(f)))

@@ -158,6 +158,13 @@ class Job:
             CheckpointError: There is no such model, or its saved settings cannot be read.
             ConfigurationError: A setting is wrong.
         """
+        from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
+
+        checkpoint = self._checkpoint()
+        DeepSpeedPredictor.read_settings(checkpoint.spec.config, self.generation_said)
+        return checkpoint
+
+    def _checkpoint(self) -> DeepSpeedCheckpoint:
         from raydsinfer.checkpoint import DeepSpeedCheckpoint
 
         if self.engine_said.get("engine") == "echo":
@@ -207,11 +214,9 @@ def make_job(
         ConfigurationError: A setting is wrong.
         OutputError: OUTPUT does not say how to write.
     """
-    from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
-
     if batch_size < 1:
         raise InvalidSettingError(name="--batch-size", value=batch_size, expected="1 or more")
-    config = EngineConfig(**engine)
+    EngineConfig(**engine)  # what is wrong with it is wrong whatever was saved with the model
     return Job(
         model=model,
         input=input,
@@ -221,7 +226,7 @@ def make_job(
         columns=columns,
         keep_columns=None if keep_columns is None else tuple(n.strip() for n in keep_columns.split(",") if n.strip()),
         engine_said=engine,
-        generation=DeepSpeedPredictor.read_settings(config, generation),
+        generation=GenerationConfig(**generation),
         generation_said=generation,
         gang=GangConfig(**gang),
         shape=shape,

@@ -57,7 +57,8 @@ def with_flags(
 def _flag(name: str, panel: str, settings: type[Settings], *, hidden: bool) -> inspect.Parameter:
     field = settings.model_fields[name]
     words = argument_words(settings).get(name, "")
-    default = field.get_default(call_default_factory=True)
+    # A default from the environment is not looked up to print a help: it may be wrong, which is for the run to say.
+    default = None if field.default_factory else field.default
     shown = "" if default is None else f" [dim]\\[default: {str(default).lower()}][/dim]"
     option = typer.Option(
         help=words + shown, rich_help_panel=f"{panel.capitalize()} settings", hidden=hidden, show_default=False

@@ -92,6 +92,16 @@ def open_output(path: str, format: Format, schema: pa.Schema, *, overwrite: bool
             parts.close()
 
 
+def check_free(path: str, format: Format, *, overwrite: bool) -> None:
+    """Check that an output could take its place; nothing is made.
+
+    Raises:
+        OutputError: Something is there that may not be replaced.
+    """
+    if path != "-":
+        Staging(path, overwrite=overwrite, part_suffix=f".{format}" if is_directory(path) else None).check_free()
+
+
 class _Flushing:
     def __init__(self, writer: Writer, stream: IO[bytes]) -> None:
         self._writer, self._stream = writer, stream

@@ -59,7 +59,7 @@ def text_rows(path: str, format: Format, stream: IO[bytes], start: int = 0) -> I
             yield from _json_rows(lines)
         else:
             yield from _plain_rows(lines)
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise InputError(
             path=path,
             reason=f"line {lines.number} is not {format} ({error})",
@@ -84,10 +84,23 @@ def _json_rows(lines: Lines) -> Iterator[tuple[int, Row]]:
     for line in lines:
         if line.strip():
             row = json.loads(line)
+            if "\\ud" in line.lower():
+                row = _writable(row)
             if not isinstance(row, dict):
                 raise ValueError(f"expected an object, got {type(row).__name__}")
             yield offset, row
         offset = lines.offset
+
+
+def _writable(value: Any) -> Any:
+    """Half a surrogate pair, as truncated emoji leave it, is JSON but no UTF-8: nothing could store it."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_writable(item) for item in value]
+    if isinstance(value, dict):
+        return {_writable(name): _writable(item) for name, item in value.items()}
+    return value
 
 
 def _csv_cells(lines: Lines) -> list[str]:

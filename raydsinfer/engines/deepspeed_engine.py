@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from transformers import StoppingCriteriaList
 
 from raydsinfer.checkpoints.source import local_directory
 from raydsinfer.engines import model as models
 from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, LoadReport, RankContext
 from raydsinfer.engines.families import Mode, choose_mode
-from raydsinfer.engines.generation import generate_arguments, pad_left, read_completion
+from raydsinfer.engines.generation import (
+    StopStrings,
+    generate_arguments,
+    pad_left,
+    read_completion,
+    special_tokens,
+    stop_length,
+)
 from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
-from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError
+from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError, summary_of
 
 _MEMORY_HINT = "Lower max_batch_size or max_tokens, or use more ranks."
 
@@ -95,7 +103,8 @@ class DeepSpeedEngine:
             )
 
     def _read_generation_config(self, directory: Path) -> None:
-        generation = self._model.generation_config
+        generation = special_tokens(self._model.generation_config, directory)
+        self._model.generation_config = generation
         self._eos_ids = set(_as_list(generation.eos_token_id))
         if generation.pad_token_id is not None:
             self._pad_id = generation.pad_token_id
@@ -121,7 +130,8 @@ class DeepSpeedEngine:
         ids, mask = (t.to(self._context.device) for t in pad_left(batch.prompts, self._pad_id))
         arguments = generate_arguments(generation, self._pad_id, self._config.use_cache)
         if generation.stop_list:
-            arguments |= {"stop_strings": generation.stop_list, "tokenizer": self._loaded_tokenizer().hf}
+            criterion = StopStrings(generation.stop_list, self._loaded_tokenizer().decode_whole, ids.shape[1])
+            arguments["stopping_criteria"] = StoppingCriteriaList([criterion])
         torch.manual_seed(batch.seed)
         with _engine_errors("generating"):
             rows = self._forward(ids, mask, **arguments)[:, ids.shape[1] :].tolist()
@@ -139,12 +149,9 @@ class DeepSpeedEngine:
         return out
 
     def _completion(self, row: list[int], batch: GenerateBatch) -> Completion:
-        limit, stops = batch.generation.max_new_tokens, batch.generation.stop_list
-        by_text = False
-        if stops:
-            text = self._loaded_tokenizer().decode(row)
-            by_text = any(stop in text for stop in stops)
-        return read_completion(row, self._eos_ids, self._pad_id, limit, by_text)
+        stops = batch.generation.stop_list
+        stopped_at = stop_length(row, self._loaded_tokenizer().decode_whole, stops) if stops else None
+        return read_completion(row, self._eos_ids, stopped_at)
 
     def _loaded_tokenizer(self) -> HuggingFaceTokenizer:
         if self._tokenizer is None:
@@ -176,11 +183,13 @@ def _engine_errors(doing: str, hint: str = "") -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise EngineError(
             doing=doing,
-            reason=f"out of GPU memory ({str(error).splitlines()[0]})",
+            reason=f"out of GPU memory ({summary_of(error)})",
             hint=_MEMORY_HINT,
         ) from error
     except Exception as error:
-        raise EngineError(doing=doing, reason=f"{type(error).__name__}: {error}", hint=hint) from error
+        # After an error on the device itself nothing works in this process any more.
+        fatal = isinstance(error, torch.AcceleratorError)
+        raise EngineError(doing=doing, reason=f"{type(error).__name__}: {error}", hint=hint, fatal=fatal) from error
 
 
 def _as_list(value: int | list[int] | None) -> list[int]:

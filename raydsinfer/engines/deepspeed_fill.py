@@ -143,7 +143,9 @@ def _client_names(container: Any, prefix: str) -> list[str]:
 
 def ignorable_names(model: nn.Module, buffers: Iterable[str]) -> Callable[[str], bool]:
     """Which tensors of a checkpoint a model knowingly leaves: its buffers, and what its class lists."""
-    patterns = [re.compile(p) for p in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []]
+    # Older checkpoints of rotary models hold the frequencies of each layer, which are computed today.
+    listed = [*(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []), r"rotary_emb\.inv_freq$"]
+    patterns = [re.compile(pattern) for pattern in listed]
     known = set(buffers)
 
     def ignorable(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,19 @@ def sharded_model(
         # The kernels want an additive mask, which transformers makes for this implementation only.
         model_config._attn_implementation = "eager"
     trust, path = config.trust_remote_code, str(directory)
-    with TensorReader(find_weights(directory)) as reader:
+    with ExitStack() as stack:
+        filler = None
         if config.use_meta_tensor:
+            reader = stack.enter_context(TensorReader(find_weights(directory)))
             model = models.build_meta(model_config, dtype, trust_remote_code=trust)
-            filler = Filler(reader, path, models.tensor_names(model, reader, path), models.tied_names(model), dtype)
+            names = models.tensor_names(model, reader, path)
+            filler = Filler(reader, path, names, models.tied_names(model), dtype)
+            buffers = models.copy_buffers(model)
+            # Buffers that are computed are not stored; one that is stored may have been trained.
+            buffers |= {name: reader.read(names[name]) for name in models.stored_buffers(model) if name in names}
         else:
-            model, filler = models.load_whole(directory, model_config, dtype, trust_remote_code=trust), None
-        buffers = models.copy_buffers(model)
+            model = models.load_whole(directory, model_config, dtype, trust_remote_code=trust)
+            buffers = models.copy_buffers(model)
         model = deepspeed_setup.init_inference(
             model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens
         ).module

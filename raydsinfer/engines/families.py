@@ -17,12 +17,11 @@ class Family:
 
     Args:
         kernels: Whether there is an adapter for DeepSpeed's fused kernels.
-        autotp: Whether tensor parallelism was checked token for token against transformers.
-        autotp_problem: Why automatic tensor parallelism is refused; empty if it is not.
+        autotp_problem: Why automatic tensor parallelism is refused; empty where it was checked token for
+            token against transformers.
     """
 
     kernels: bool = False
-    autotp: bool = True
     autotp_problem: str = ""
 
 
@@ -35,8 +34,8 @@ FAMILIES = {
     "llama": Family(),
     "qwen2": Family(),
     "mistral": Family(),
-    "gpt2": Family(autotp=False, autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"),
-    "bloom": Family(autotp=False, autotp_problem="DeepSpeed slices BLOOM's alibi wrongly with current transformers"),
+    "gpt2": Family(autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"),
+    "bloom": Family(autotp_problem="DeepSpeed slices BLOOM's alibi wrongly with current transformers"),
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria
 
 from raydsinfer.config import GenerationConfig
 from raydsinfer.engines.base import Completion
@@ -25,8 +27,7 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tenso
 def generate_arguments(generation: GenerationConfig, pad_id: int, use_cache: bool) -> dict[str, Any]:
     """Arguments for transformers' `generate`.
 
-    All of ours are passed, so that sampling defaults in the model's `generation_config.json` do not
-    change what a user asked for; its token ids (end of sequence, suppressed tokens) do count.
+    Of the model's own `generation_config.json` only token ids count, see `special_tokens`.
     """
     arguments: dict[str, Any] = {
         "max_new_tokens": generation.max_new_tokens,
@@ -47,24 +48,87 @@ def generate_arguments(generation: GenerationConfig, pad_id: int, use_cache: boo
     return arguments
 
 
-def read_completion(
-    token_ids: Sequence[int], eos_ids: set[int], pad_id: int, max_new_tokens: int, stopped_by_text: bool
-) -> Completion:
+# What a model's own generation settings may decide; the rest is the user's.
+_SPECIAL_TOKENS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
+
+
+def special_tokens(derived: Any, directory: Path) -> Any:
+    """A `transformers` generation config with the model's special tokens and nothing else.
+
+    Sampling defaults, lengths and the like that were saved with a model must not change what was asked for.
+
+    Args:
+        derived: What transformers made of the model's configuration.
+        directory: Where the model is; its ``generation_config.json`` goes first.
+    """
+    from transformers import GenerationConfig as HuggingFaceConfig
+
+    sources = [derived]
+    if (directory / "generation_config.json").is_file():
+        sources.insert(0, HuggingFaceConfig.from_pretrained(directory))
+    found = {name: [getattr(source, name, None) for source in sources] for name in _SPECIAL_TOKENS}
+    make: Any = HuggingFaceConfig  # has no annotations
+    return make(**{name: next((v for v in values if v is not None), None) for name, values in found.items()})
+
+
+def stop_length(token_ids: Sequence[int], decode: Callable[[Sequence[int]], str], stops: Sequence[str]) -> int | None:
+    """Tokens up to and with the one that completes the first stop string; None if there is none.
+
+    Args:
+        token_ids: New tokens of a row.
+        decode: Token ids to text, special tokens included.
+        stops: Stop strings.
+    """
+    return next((n for n in range(1, len(token_ids) + 1) if ends_with_stop(token_ids[:n], decode, stops)), None)
+
+
+def ends_with_stop(token_ids: Sequence[int], decode: Callable[[Sequence[int]], str], stops: Sequence[str]) -> bool:
+    """Whether the last of some new tokens completes a stop string. The prompt plays no part."""
+    # A token is at least a byte of text, so this many hold any stop string; twice, for bytes that need neighbours.
+    tail = 2 * max(len(stop.encode()) for stop in stops) + 4
+    text = decode(token_ids[-tail:])
+    return any(stop in text for stop in stops)
+
+
+class StopStrings(StoppingCriteria):
+    """Ends rows whose new text holds a stop string.
+
+    transformers' own criterion also counts text of the prompt, so that a prompt which ends in a line
+    break would be one token away from the stop string of two.
+
+    Args:
+        stops: Stop strings.
+        decode: Token ids to text, special tokens included.
+        prompt_length: Tokens of the padded prompts.
+    """
+
+    def __init__(self, stops: Sequence[str], decode: Callable[[Sequence[int]], str], prompt_length: int) -> None:
+        self._stops, self._decode, self._prompt_length = stops, decode, prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """For each row of `input_ids` (batch, tokens) whether it ends."""
+        rows = input_ids[:, self._prompt_length :].tolist()
+        ended = [ends_with_stop(row, self._decode, self._stops) for row in rows]
+        return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
+
+
+def read_completion(token_ids: Sequence[int], eos_ids: set[int], stopped_at: int | None = None) -> Completion:
     """One answer from a row of `generate`'s output, without the padding behind it.
 
     Args:
         token_ids: New tokens of the row, padded to the longest of the batch.
         eos_ids: Tokens that end a sequence.
-        pad_id: What the row is padded with; may be one of `eos_ids`.
-        max_new_tokens: The limit that was given.
-        stopped_by_text: Whether a stop string ended the row; then no end-of-sequence token belongs to it.
+        stopped_at: Tokens up to the end of a stop string, if there is one.
     """
-    ids = list(token_ids)
-    end = next((i for i, token in enumerate(ids) if token in eos_ids), None)
-    if stopped_by_text:
-        while ids and ids[-1] in (eos_ids | {pad_id}):
-            ids.pop()
-        return Completion(tuple(ids), "stop")
-    if end is not None:
-        return Completion(tuple(ids[: end + 1]), "stop")
-    return Completion(tuple(ids), "length" if len(ids) >= max_new_tokens else "stop")
+    eos = next((position + 1 for position, token in enumerate(token_ids) if token in eos_ids), None)
+    ends = [end for end in (eos, stopped_at) if end is not None]
+    return Completion(tuple(token_ids[: min(ends)]), "stop") if ends else Completion(tuple(token_ids), "length")

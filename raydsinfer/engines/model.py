@@ -18,6 +18,7 @@ from raydsinfer.errors import (
     CorruptCheckpointError,
     UnsupportedError,
     WeightsMismatchError,
+    summary_of,
 )
 
 
@@ -38,7 +39,7 @@ def read_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
     except Exception as error:  # OSError, ValueError, KeyError, JSONDecodeError, …
         raise CheckpointError(
             path=str(directory / "config.json"),
-            reason=f"transformers cannot use it ({type(error).__name__}: {str(error).splitlines()[0]})",
+            reason=f"transformers cannot use it ({summary_of(error)})",
             hint="Check the file and the transformers version; models with their own code need trust_remote_code.",
         ) from error
 
@@ -92,7 +93,7 @@ def load_whole(directory: Path, model_config: Any, dtype: torch.dtype, *, trust_
     except Exception as error:  # SafetensorError, UnpicklingError, OSError, RuntimeError, …
         raise CorruptCheckpointError(
             path=str(directory),
-            reason=f"transformers cannot load it ({type(error).__name__}: {str(error).splitlines()[0]})",
+            reason=f"transformers cannot load it ({summary_of(error)})",
             hint="Fetch the model again, and check the transformers version.",
         ) from error
     problems = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys")}
@@ -149,6 +150,11 @@ def tied_names(model: nn.Module) -> list[set[str]]:
 def copy_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """The buffers of a model, by name: rotary frequencies and the like."""
     return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+
+def stored_buffers(model: nn.Module) -> set[str]:
+    """Names of the buffers that belong into a checkpoint."""
+    return {name for name, _ in model.named_buffers()} & set(model.state_dict())
 
 
 def restore_buffers(model: nn.Module, buffers: dict[str, torch.Tensor], device: str) -> None:

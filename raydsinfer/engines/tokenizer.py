@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from raydsinfer.engines.base import EngineSpec
@@ -58,6 +60,7 @@ class HuggingFaceTokenizer:
 
         try:
             self.hf = AutoTokenizer.from_pretrained(path, padding_side="left", trust_remote_code=trust_remote_code)
+            self._num_embeddings = _num_embeddings(Path(path))
         except Exception as error:  # transformers raises OSError, ValueError, KeyError, TypeError, …
             raise CheckpointError(
                 path=path,
@@ -66,7 +69,7 @@ class HuggingFaceTokenizer:
             ) from error
 
     def encode(self, text: str) -> list[int]:
-        return list(self.hf(text)["input_ids"])
+        return self._known(self.hf(text)["input_ids"])
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         if not self.hf.chat_template:
@@ -76,10 +79,27 @@ class HuggingFaceTokenizer:
                 instead="Use a prompt column, or a model that was tuned for chat.",
             )
         text = self.hf.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
-        return list(self.hf(text, add_special_tokens=False)["input_ids"])
+        return self._known(self.hf(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self.hf.decode(list(token_ids), skip_special_tokens=True))
+
+    def decode_whole(self, token_ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens included."""
+        return str(self.hf.decode(list(token_ids), skip_special_tokens=False))
+
+    def _known(self, token_ids: Sequence[int]) -> list[int]:
+        # A token that the model has no embedding for would take the whole batch down with it.
+        if self._num_embeddings is not None and max(token_ids, default=0) >= self._num_embeddings:
+            raise ValueError(f"token {max(token_ids)} is beyond the model's {self._num_embeddings} embeddings")
+        return list(token_ids)
+
+
+def _num_embeddings(directory: Path) -> int | None:
+    """`vocab_size` of the model beside the tokenizer; None if there is no model or it does not say."""
+    path = directory / "config.json"
+    size = json.loads(path.read_text()).get("vocab_size") if path.is_file() else None
+    return size if isinstance(size, int) else None
 
 
 def load_tokenizer(spec: EngineSpec) -> Tokenizer:

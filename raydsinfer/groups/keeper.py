@@ -8,6 +8,7 @@ removed, and Ray ends the rank processes in it. Why its holder went silent does 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raydsinfer.groups.placement import GangRequest, placement_group_state, reserve
+
+logger = logging.getLogger(__name__)
 
 _SWEEP_S = 0.25  # how late a lease may be found to have ended
 _GRACE_S = 2.0  # a gang that closes in peace takes under a second
@@ -121,16 +124,25 @@ class GangKeeper:
 
     def _sweep(self) -> None:
         while True:
+            slept_from = time.monotonic()
             time.sleep(_SWEEP_S)
+            # A process that was stopped for a while finds renewals waiting that came in time.
+            overslept_s = time.monotonic() - slept_from - _SWEEP_S
             with self._lock:
                 now = time.monotonic()
+                for held in self._held.values() if overslept_s > 1 else ():
+                    held.renewed_at += overslept_s
                 for token in [t for t, held in self._held.items() if now - held.renewed_at > held.ttl_s]:
-                    self._remove(token)
+                    try:
+                        self._remove(token)
+                    except Exception:  # Ray's control plane is away for a moment: the next round tries again
+                        logger.exception("the placement group of lease %s could not be removed", token)
 
     def _remove(self, token: str) -> None:
-        held = self._held.pop(token, None)
+        held = self._held.get(token)
         if held is not None:
             remove_placement_group(held.group)
+            del self._held[token]
         if not self._held:
             self._myself = None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from raydsinfer.errors import ClusterCapacityError, InvalidSettingError, UnsupportedError
+from raydsinfer.errors import ClusterCapacityError, InvalidSettingError, UnsupportedError, WorkerGroupError
 
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
@@ -196,12 +196,16 @@ def wait_until_placed(
 
     Raises:
         ClusterCapacityError: Not all bundles were placed in time.
+        WorkerGroupError: The placement group was removed meanwhile.
     """
     started = time.monotonic()
     next_report_s = 1.0
     while (state := placement_group_state(group)) != "CREATED":
         waited_s = time.monotonic() - started
-        if waited_s >= timeout_s or state == "REMOVED":
+        if state == "REMOVED":
+            cause = RuntimeError("its placement group was removed while it waited: its job or its lease has ended")
+            raise WorkerGroupError(gang=request.gang, phase="placement", causes={0: cause})
+        if waited_s >= timeout_s:
             raise capacity_error(request, read_nodes(), waited_s)
         if waited_s >= next_report_s:
             next_report_s = waited_s + _REPORT_S

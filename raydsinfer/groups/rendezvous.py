@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from raydsinfer.engines.base import RankContext
-from raydsinfer.errors import EngineError
+from raydsinfer.errors import EngineError, summary_of
 
 
 def open_store(host: str, world_size: int, timeout_s: float) -> Any:
@@ -48,7 +48,7 @@ def connect_store(host: str, port: int, world_size: int, timeout_s: float) -> An
     except RuntimeError as error:  # DistNetworkError and DistStoreError
         raise EngineError(
             doing=f"connecting to rank 0 at {host}:{port}",
-            reason=str(error).splitlines()[0],
+            reason=summary_of(error),
             hint="The nodes of a gang must reach each other on all ports above 1023.",
         ) from error
 
@@ -90,7 +90,7 @@ def join_process_group(store: Any, context: RankContext, timeout_s: float) -> No
     except RuntimeError as error:
         raise EngineError(
             doing=f"setting up the {options['backend']} process group",
-            reason=str(error).splitlines()[0],
+            reason=summary_of(error),
             hint="NCCL_DEBUG=INFO (or TORCH_DISTRIBUTED_DEBUG=DETAIL) in the runtime environment says more.",
         ) from error
 

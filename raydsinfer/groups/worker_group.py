@@ -23,9 +23,6 @@ from raydsinfer.groups.start import Start
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
 
-_NUM_RENDEZVOUS = 3  # a store that cannot be reached once may have met a full port table or a dropped packet
-_CONNECT_TIMEOUT_S = 60.0
-
 
 class WorkerGroup:
     """A running gang of one engine on one or more ranks. Made by `create`; a context manager.
@@ -163,7 +160,9 @@ class WorkerGroup:
 
 
 def _in_step(error: WorkerGroupError, num_ranks: int) -> bool:
-    return len(error.causes) == num_ranks and all(isinstance(cause, EngineError) for cause in error.causes.values())
+    return len(error.causes) == num_ranks and all(
+        isinstance(cause, EngineError) and not cause.fatal for cause in error.causes.values()
+    )
 
 
 def _close(resources: ExitStack) -> None:

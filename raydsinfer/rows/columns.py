@@ -15,6 +15,8 @@ from raydsinfer.rows.answers import LIST_COLUMNS, OUTPUT_COLUMNS, Answer, column
 from raydsinfer.rows.batches import ARRAY_COLUMN
 from raydsinfer.rows.request import Row
 
+_TEXT_DTYPE = pd.Series([""]).dtype  # pandas 3 has one for texts, pandas 2 takes objects
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadColumns:
@@ -147,8 +149,11 @@ def output_frame(answers: Sequence[Answer], generation: GenerationConfig, index:
         index: Index of the frame.
     """
     columns = columns_of(answers, as_lists=generation.num_return_sequences > 1)
-    kinds = {"num_prompt_tokens": "int64"} | (
-        {} if generation.num_return_sequences > 1 else {"num_output_tokens": "int64"}
+    kinds: dict[str, Any] = {name: "int64" if name.startswith("num_") else _TEXT_DTYPE for name in OUTPUT_COLUMNS}
+    if generation.num_return_sequences > 1:
+        kinds |= dict.fromkeys(LIST_COLUMNS, object)
+    # Said for each column, because of no rows pandas would make numbers.
+    frame: pd.DataFrame = pd.DataFrame(
+        {name: pd.Series(columns[name], index=index, dtype=kinds[name]) for name in OUTPUT_COLUMNS}
     )
-    frame: pd.DataFrame = pd.DataFrame(columns, index=index).astype(kinds)
     return frame

@@ -233,7 +233,7 @@ def _read_message(position: int, message: object) -> dict[str, Any]:
 def _from_json(text: str, *, kind: str) -> object:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError(kind=kind, reason=f"not JSON ({error}): {shown(text)}") from error
 
 

@@ -87,7 +87,7 @@ def test_stdin_to_stdout_with_nothing_else_there() -> None:
 
 @pytest.mark.parametrize(
     ("sent", "code", "said"),
-    [(signal.SIGINT, 130, "interrupted; nothing was left behind"), (signal.SIGTERM, 143, "")],
+    [(signal.SIGINT, 130, "interrupted; no process and no unfinished file was left behind"), (signal.SIGTERM, 143, "")],
 )
 def test_interrupt_leaves_nothing(tmp_path: Path, sent: signal.Signals, code: int, said: str) -> None:
     (tmp_path / "p.txt").write_text("hang here\n")

@@ -140,6 +140,26 @@ def test_generation_settings_on_two_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_saved_end_tokens_and_frequencies_of_older_checkpoints(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    directory = write_tiny_model("llama", tmp_path / "llama")
+    requests = prompts(LENGTHS)
+    expected = plain_greedy(directory, requests, NEW_TOKENS)
+    # A token that the model writes becomes an end of sequence, said in this file only, as chat models do.
+    end = expected[0][2]
+    (directory / "generation_config.json").write_text(f'{{"eos_token_id": [2, {end}], "min_length": 99}}')
+    state = load_file(directory / "model.safetensors")
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    cases = [Case(str(directory), {"use_meta_tensor": meta}, [(requests, {})]) for meta in (True, False)]
+    for case in run_ranks(1, tmp_path, answer, cases):
+        first = case.answers[0][0][0]
+        assert first == Completion(tuple(expected[0][: expected[0].index(end) + 1]), "stop")
+
+
+@pytest.mark.slow
 def test_plain_mode_serves_what_autotp_refuses(tmp_path: Path) -> None:
     cases = [greedy_case(write_tiny_model(f, tmp_path / f), ds_inference=False) for f in ("gpt2", "bloom")]
     for case in run_ranks(1, tmp_path, answer, cases):

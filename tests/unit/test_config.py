@@ -206,3 +206,25 @@ def test_deadlines_come_from_the_call_then_the_environment(
     monkeypatch.setenv(variable, "12.5")
     assert getattr(GangConfig(), setting) == 12.5
     assert getattr(GangConfig(**{setting: 3.0}), setting) == 3.0
+
+
+@pytest.mark.parametrize("value", ["30m", "-5", "nan", "0", "inf"])
+def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("RAYDSINFER_CALL_TIMEOUT_S", value)
+    with pytest.raises(InvalidSettingError, match="RAYDSINFER_CALL_TIMEOUT_S"):
+        GangConfig()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": True, "num_beams": 2, "num_return_sequences": 3},
+        {"num_return_sequences": 2},
+        {"temperature": 1e-42, "do_sample": True},
+        {"temperature": float("inf"), "do_sample": True},
+        {"length_penalty": float("nan")},
+    ],
+)
+def test_settings_that_an_engine_would_fail_on(settings: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSettingError):
+        GenerationConfig(**settings)

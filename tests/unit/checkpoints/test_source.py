@@ -74,3 +74,23 @@ def test_a_name_that_no_hub_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointNotFoundError, match="not in the hub cache"):
         local_directory("nobody/nothing", hf_home=str(tmp_path))
+
+
+def test_a_key_cannot_reach_out_of_the_directory(tmp_path: Path) -> None:
+    class Climbing(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]
+        protocol = "climbing"
+
+        def find(self, path: str, **_: object) -> list[str]:
+            return [f"{path}/../../escaped.txt"]
+
+    fsspec.register_implementation("climbing", Climbing, clobber=True)
+    with pytest.raises(CheckpointError, match="outside the model's directory"):
+        local_directory("climbing://bucket/model", hf_home=str(tmp_path / "home"))
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_what_a_killed_process_left_is_removed(remote: str, tmp_path: Path) -> None:
+    directory = local_directory(remote, hf_home=str(tmp_path))
+    directory.rename(directory.with_name(f"{directory.name}.part-00000000"))
+    local_directory(remote, hf_home=str(tmp_path))
+    assert not list(directory.parent.glob("*.part-*"))

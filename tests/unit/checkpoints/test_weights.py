@@ -40,6 +40,12 @@ def test_reads_a_single_file(tmp_path: Path, name: str) -> None:
         assert torch.equal(reader.read("a"), ONE["a"])
 
 
+def test_reads_pickles_from_before_zip_archives(tmp_path: Path) -> None:
+    torch.save(ONE, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    with TensorReader(find_weights(tmp_path)) as reader:
+        assert torch.equal(reader.read("a"), ONE["a"])
+
+
 def test_prefers_safetensors(tmp_path: Path) -> None:
     shard(tmp_path, "bin")
     save_file(ONE, tmp_path / "model.safetensors")

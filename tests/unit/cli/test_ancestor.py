@@ -13,6 +13,7 @@ from raydsinfer.cli.ancestor import modern_arguments
         ("generate --checkpoint_path /models/x --name a/b in out", "generate /models/x in out"),
         ("generate m i o --use_kernel", "generate m i o --kernel-inject"),
         ("generate m i o --use_kernel=False --use_cache=true", "generate m i o --no-kernel-inject --use-cache"),
+        ("generate m i o --use_kernel true --use_cache false", "generate m i o --kernel-inject --no-use-cache"),
         ("generate m i o --ds_inference=no", "generate m i o --no-ds-inference"),
         ("generate m in_put.txt out_put.txt --hf_home /a_b", "generate m in_put.txt out_put.txt --hf-home /a_b"),
         ("generate -- --name x_y", "generate -- --name x_y"),

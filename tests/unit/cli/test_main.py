@@ -71,10 +71,11 @@ def test_wrong_settings_are_usage_errors(prompts: str, tmp_path: Path, flags: st
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        ("/no/model PROMPTS OUT/o.jsonl", 1, "/no/model: no such directory"),
-        ("OUT PROMPTS OUT/o.jsonl", 1, "has no config.json"),
+        ("/no/model PROMPTS OUT/o.jsonl", 2, "/no/model: no such directory"),
+        ("OUT PROMPTS OUT/o.jsonl", 2, "has no config.json"),
         ("any OUT/none.txt OUT/o.jsonl --engine echo", 2, "no such file or directory"),
         ("any PROMPTS PROMPTS --engine echo", 1, "it exists"),
+        ("any PROMPTS PROMPTS --engine echo --dry-run", 1, "it exists"),
         ("any PROMPTS OUT/o.xyz --engine echo", 1, "its suffix names no format"),
         ("any PROMPTS /proc/o.jsonl --engine echo", 1, "cannot write /proc/o.jsonl"),
     ],

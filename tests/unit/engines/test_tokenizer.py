@@ -36,3 +36,12 @@ def test_no_chat_template(tmp_path: Path) -> None:
 def test_a_directory_without_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no usable tokenizer"):
         HuggingFaceTokenizer(str(tmp_path))
+
+
+def test_tokens_that_the_model_has_no_embedding_for(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 50}')
+    tokenizer = HuggingFaceTokenizer(str(tmp_path))
+    assert tokenizer.encode("!!") == [3, 3]
+    with pytest.raises(ValueError, match="beyond the model's 50 embeddings"):
+        tokenizer.encode("zz")

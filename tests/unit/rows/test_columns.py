@@ -84,3 +84,12 @@ def test_several_sequences_are_lists() -> None:
     ]
     assert output_schema(TWO).field("num_output_tokens").type == pa.list_(pa.int64())
     assert output_frame([], GenerationConfig(), index=None)["num_output_tokens"].dtype == "int64"
+
+
+@pytest.mark.parametrize("num_return_sequences", [1, 2])
+def test_a_frame_without_rows_has_the_columns_kinds_of_one_with_rows(num_return_sequences: int) -> None:
+    call = GenerationConfig(do_sample=True, num_return_sequences=num_return_sequences)
+    answer = Answer(outputs=("a", "b"), finish_reasons=("stop", "stop"), nums_output_tokens=(1, 1), num_prompt_tokens=1)
+    empty, full = output_frame([], call, index=[]), output_frame([answer], call, index=[7])
+    assert empty.dtypes.to_dict() == full.dtypes.to_dict()
+    assert full.index.tolist() == [7]

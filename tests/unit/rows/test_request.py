@@ -161,6 +161,14 @@ def test_settings_in_the_forms_that_files_give(value: object) -> None:
     assert generation(value) == GenerationConfig(max_new_tokens=5, stop_strings=["x"])
 
 
+@pytest.mark.parametrize("column", ["generation", "messages"])
+def test_json_that_is_nested_too_deeply_is_a_bad_row(column: str) -> None:
+    row = Row(prompt="a", **{column: "[" * 200_000})
+    bad = read_row(0, row, tokenizer=ByteTokenizer(), call=GenerationConfig(), config=EngineConfig(engine="echo"))
+    assert isinstance(bad, BadRow)
+    assert bad.error.kind == column
+
+
 def test_a_row_changes_only_what_it_names() -> None:
     call = GenerationConfig(max_new_tokens=10, do_sample=True, temperature=0.5)
     assert generation({"temperature": 2}, call) == GenerationConfig(max_new_tokens=10, do_sample=True, temperature=2.0)
