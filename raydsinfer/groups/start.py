@@ -48,7 +48,7 @@ class Start:
             if wants_process_group:
                 self._meet()
         with self._phase("load"):
-            self._tell(f"loading {self.spec.model} on {len(self.ranks)} ranks")
+            self._tell(f"loading {self.spec.model} on {_counted(len(self.ranks), 'rank')}")
             self.load_report = self.team.call("load", "load", timeout_s=self._left_s())[0]
         self._tell(f"ready after {sum(self.phases_s.values()):.1f} s")
 
@@ -65,13 +65,13 @@ class Start:
         return group
 
     def _start_actors(self, resources: ExitStack, group: PlacementGroup) -> bool:
-        self._tell(f"starting {self.request.num_ranks} processes")
+        self._tell(f"starting {_counted(self.request.num_ranks, 'process', 'es')}")
         self.team = Team(self.request, group)
         resources.callback(self.team.kill_and_wait)
         self.ranks = assign_ranks(self.team.call("start", "place", timeout_s=self._left_s()))
         self.team.number(self.ranks)
         num_nodes = self.ranks[-1].node_rank + 1
-        self._tell(f"{len(self.ranks)} ranks on {num_nodes} node{'s' if num_nodes > 1 else ''}")
+        self._tell(f"{_counted(len(self.ranks), 'rank')} on {_counted(num_nodes, 'node')}")
         given = [(self.spec, rank_context(self.request.gang, self.ranks, rank)) for rank in self.ranks]
         return bool(self.team.call_each("start", "become", given, timeout_s=self._left_s())[0])
 
@@ -100,6 +100,10 @@ class Start:
         started = time.monotonic()
         yield
         self.phases_s[name] = time.monotonic() - started
+
+
+def _counted(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{plural if number != 1 else ''}"
 
 
 def rank_context(gang: str, ranks: Sequence[Rank], rank: Rank) -> RankContext:
