@@ -4,14 +4,16 @@ python examples/opt66b_batch.py
 python examples/opt66b_batch.py --engine echo      (a rehearsal on this machine, without a model)
 """
 
-import sys
+import argparse
 
 import ray.data
 from ray.train import ScalingConfig
 
 from raydsinfer import BatchPredictor, DeepSpeedCheckpoint, DeepSpeedPredictor, EngineConfig
 
-echo = "echo" in sys.argv
+parser = argparse.ArgumentParser()
+parser.add_argument("--engine", choices=["deepspeed", "echo"], default="deepspeed")
+echo = parser.parse_args().engine == "echo"
 prompts = ray.data.from_items([{"prompt": f"Story {number}: DeepSpeed is"} for number in range(64)])
 checkpoint = DeepSpeedCheckpoint.from_pretrained(
     "facebook/opt-66b",
