@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,9 @@ class _Run:
         """Answer every row, in the order of the input."""
         job = self._job
         display.note(f"{self._rows.num_rows:,} rows, {job.shape}")
-        with cluster(job.address, num_cpus=job.shape.num_cpus, debug=job.debug) as started_here, ExitStack() as stack:
+        with ExitStack() as stack:
+            stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints what its nodes warn of
+            started_here = stack.enter_context(cluster(job.address, num_cpus=job.shape.num_cpus, debug=job.debug))
             # A failed job's idle actors stay, with their GPUs, in a reference cycle until it is collected.
             stack.callback(gc.collect)
             if started_here:

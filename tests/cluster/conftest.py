@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,6 +10,12 @@ import pytest
 from raydsinfer.config import EchoFault, EngineConfig, GangConfig, GenerationConfig
 from raydsinfer.engines.base import EngineSpec, GenerateBatch
 from tests.clusters import assert_nothing_left, one_node
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_arrive() -> None:
+    """A shell starts background jobs with SIGINT ignored, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
