@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
     from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
     from raydsinfer.groups.worker_group import WorkerGroup
+    from raydsinfer.nodes import run_on_every_node
     from raydsinfer.predictor import Predictor
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ _HOMES = {
     "GenerationConfig": "config",
     "Predictor": "predictor",
     "WorkerGroup": "groups.worker_group",
+    "run_on_every_node": "nodes",
 }
 __all__ = [
     "BatchPredictor",
@@ -34,6 +36,7 @@ __all__ = [
     "GenerationConfig",
     "Predictor",
     "WorkerGroup",
+    "run_on_every_node",
 ]
 
 

@@ -18,6 +18,8 @@
     ├── WorkerGroupError            one or more ranks failed (rank → cause)
     ├── RankDiedError               a cause: the process of a rank ended
     ├── RankTimeoutError            a cause: a rank did not answer in time
+    ├── NodeDiedError               a node's result: the process or the whole node ended
+    ├── NodeTimeoutError            a node's result: it was not done in time
     └── EngineError                 DeepSpeed, transformers or torch failed on a rank
 
 Fields are typed, text is made in `__str__`, and every class survives pickling (Ray moves exceptions
@@ -331,6 +333,42 @@ class RankTimeoutError(RaydsinferError):
     def __str__(self) -> str:
         was = f"; it was in {self.stack}" if self.stack else ""
         return f"{self.process} did not answer within {self.timeout_s:g} s{was}.{' ' + self.hint if self.hint else ''}"
+
+
+@dataclass(kw_only=True, eq=False)
+class NodeDiedError(RaydsinferError):
+    """The process on a node, or the whole node, ended before it was done; an error in `NodeResult`.
+
+    Args:
+        node: Address of the node.
+        node_id: Ray's id of it.
+        reason: What is known of the end.
+    """
+
+    node: str
+    node_id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"node {self.node} (id {self.node_id}): {self.reason}. Logs are in Ray's session folder on the node."
+
+
+@dataclass(kw_only=True, eq=False)
+class NodeTimeoutError(RaydsinferError):
+    """A node was not done in time; an error in `NodeResult`.
+
+    Args:
+        node: Address of the node.
+        node_id: Ray's id of it.
+        timeout_s: Seconds that it had.
+    """
+
+    node: str
+    node_id: str
+    timeout_s: float
+
+    def __str__(self) -> str:
+        return f"node {self.node} (id {self.node_id}) was not done within {self.timeout_s:g} s. Raise the timeout."
 
 
 @dataclass(kw_only=True, eq=False)

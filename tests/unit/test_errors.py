@@ -22,6 +22,8 @@ from raydsinfer.errors import (
     InputError,
     InvalidSettingError,
     MissingColumnError,
+    NodeDiedError,
+    NodeTimeoutError,
     OutputError,
     RankDiedError,
     RankTimeoutError,
@@ -68,6 +70,8 @@ EXAMPLES: dict[type[RaydsinferError], RaydsinferError] = {
             process="process 7 on 10.0.0.1", timeout_s=1.5, stack="all_reduce", hint="Raise call_timeout_s."
         ),
         InputError(path="/rows.csv", reason="no such file", hint="Check the path."),
+        NodeDiedError(node="10.0.0.1", node_id="ab12", reason="the node was lost"),
+        NodeTimeoutError(node="10.0.0.1", node_id="ab12", timeout_s=1.5),
         EngineError(doing="generate", reason="CUDA error", hint="Restart."),
     )
 }
