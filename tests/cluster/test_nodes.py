@@ -16,7 +16,8 @@ from ray.cluster_utils import Cluster
 
 from raydsinfer import run_on_every_node
 from raydsinfer.errors import CheckpointError, ConfigurationError, NodeDiedError, NodeTimeoutError
-from raydsinfer.nodes import NodeResult, alive_nodes
+from raydsinfer.groups.nodes import alive_nodes
+from raydsinfer.nodes import NodeResult
 from tests.clusters import OBJECT_STORE_BYTES, assert_nothing_left, several_nodes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raydsinfer.errors import ConfigurationError
-from raydsinfer.nodes import Node, NodeResult, choose_nodes, node_names
+from raydsinfer.groups.nodes import Node, choose_nodes, node_names
 
 
 def node(name: str, ip: str = "10.0.0.1", num_gpus: float = 0, **labels: str) -> Node:
@@ -49,8 +49,3 @@ def test_nodes_that_share_an_address_are_told_apart() -> None:
         first.node_id: "10.0.0.1 (22222222)",
         second.node_id: "10.0.0.1 (33333333)",
     }
-
-
-def test_a_result_with_an_error_is_not_ok() -> None:
-    assert NodeResult(node_id="a", node_ip="10.0.0.1", seconds=1.0, value=None).ok
-    assert not NodeResult(node_id="a", node_ip="10.0.0.1", seconds=1.0, error=ValueError("x")).ok
