@@ -162,12 +162,8 @@ def sleepers(seconds: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            parent = process.parent()
-            if (
-                process.cmdline() == ["sleep", "600"]
-                and parent is not None
-                and "warden.py" in " ".join(parent.cmdline())
-            ):
+            parent = process.parent() if process.cmdline() == ["sleep", seconds] else None
+            if parent is not None and "warden.py" in " ".join(parent.cmdline()):
                 found.append(process)
         except psutil.Error:
             continue
