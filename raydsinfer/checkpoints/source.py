@@ -4,46 +4,105 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import uuid
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from filelock import FileLock
+from raydsinfer.checkpoints.download import OnProgress, download, writing_to
+from raydsinfer.checkpoints.hub import HubModel
+from raydsinfer.checkpoints.local_copy import LocalCopy
+from raydsinfer.checkpoints.model_files import wanted_files
+from raydsinfer.checkpoints.remote import RemoteFile, Store
+from raydsinfer.errors import CheckpointError, CheckpointNotFoundError
 
-from raydsinfer.errors import CheckpointError, CheckpointNotFoundError, summary_of
 
-# What describes a model without being its weights.
-_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
-_WEIGHT_FILES = ["*.safetensors", "*.bin"]
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A model that is on this node now.
+
+    Args:
+        directory: Where.
+        num_bytes: Bytes of its files.
+        seconds: Time that it took, waiting for another process that brought it included.
+        already_there: Whether this call had nothing to bring.
+        num_fetched_bytes: Bytes that this call brought; fewer than all if another had brought some.
+    """
+
+    directory: Path
+    num_bytes: int
+    seconds: float
+    already_there: bool
+    num_fetched_bytes: int = 0
 
 
 def local_directory(
-    model: str, *, revision: str | None = None, hf_home: str | None = None, weights: bool = True
+    model: str,
+    *,
+    revision: str | None = None,
+    hf_home: str | None = None,
+    weights: bool = True,
+    on_progress: OnProgress | None = None,
 ) -> Path:
-    """The directory on this node that holds a model; fetched first if it is elsewhere.
-
-    Args:
-        model: Local directory, URL that fsspec knows (``s3://…``, ``gs://…``), or hub name.
-        revision: Branch, tag or commit on the hub.
-        hf_home: Directory for fetched models; None means the hub library's own.
-        weights: Whether the weights are needed, or only configuration and tokenizer.
-
-    Raises:
-        CheckpointNotFoundError: There is no such model.
-        CheckpointError: It could not be fetched.
-    """
+    """The directory on this node that holds a model; fetched first if it is elsewhere. See `fetch`."""
     path = Path(model).expanduser()
     if path.is_dir():
         return path
-    if "://" in model:
-        return _fetched_from_url(model, _cache_directory(hf_home), weights=weights)
-    if looks_like_path(model):
-        raise CheckpointNotFoundError(
-            path=model,
-            reason="no such directory on this node",
-            hint="Give a directory that every node can read, a URL, or a hub name.",
-        )
-    return _fetched_from_hub(model, revision, hf_home, weights=weights)
+    return fetch(model, revision=revision, hf_home=hf_home, weights=weights, on_progress=on_progress).directory
+
+
+def fetch(
+    model: str,
+    *,
+    revision: str | None = None,
+    hf_home: str | None = None,
+    target: Path | None = None,
+    weights: bool = True,
+    refresh: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Fetched:
+    """Bring a model to this node, once however many processes ask for it at the same time.
+
+    Args:
+        model: Local directory, URL that fsspec knows (``s3://…``, ``gs://…``, ``https://…``), or hub name.
+        revision: Branch, tag or commit on the hub.
+        hf_home: Directory for fetched models; None means the hub library's own.
+        target: Directory to put the model into, new or empty; None means a cache, and that a local
+            directory stays where it is.
+        weights: Whether the weights are needed, or only configuration and tokenizer.
+        refresh: Whether to look at the source for changes of a copy that is here. The hub is always asked
+            for what goes into its cache. Not while gangs start from that copy.
+        on_progress: Told of bytes there and bytes in all; called from several threads, one at a time.
+
+    Raises:
+        CheckpointNotFoundError: There is no such model.
+        CorruptCheckpointError: What came is not what the source had announced.
+        CheckpointError: It could not be fetched.
+    """
+    start = time.perf_counter()
+    local, cache = _local_path(model), cache_directory(hf_home)
+    target = target and Path(os.path.abspath(target.expanduser()))
+    if local is not None and (target is None or target.resolve() == local.resolve()):
+        directory, num_bytes, num_fetched = local, _num_bytes(local, weights=weights), 0
+    elif local is not None and target is not None:
+        directory, num_bytes, num_fetched = _copied(local, target, weights, refresh, on_progress)
+    elif "://" in model:
+        directory, num_bytes, num_fetched = _from_url(model, target, cache, weights, refresh, on_progress)
+    else:
+        hub_cache = Path(hf_home).expanduser() / "hub" if hf_home else None
+        hub = HubModel(name=model, revision=revision, cache=hub_cache, weights=weights)
+        directory, num_bytes, num_fetched = _from_hub(hub, target, cache, refresh, on_progress)
+    if on_progress is not None and not num_fetched:
+        on_progress(num_bytes, num_bytes)
+    return Fetched(
+        directory=directory,
+        num_bytes=num_bytes,
+        seconds=time.perf_counter() - start,
+        already_there=not num_fetched,
+        num_fetched_bytes=num_fetched,
+    )
 
 
 def looks_like_path(model: str) -> bool:
@@ -51,69 +110,136 @@ def looks_like_path(model: str) -> bool:
     return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1 or os.sep * 2 in model
 
 
-def _cache_directory(hf_home: str | None) -> Path:
+def cache_directory(hf_home: str | None) -> Path:
+    """This library's own cache on the node, which may not exist yet.
+
+    Args:
+        hf_home: As for `fetch`.
+    """
     home = hf_home or os.environ.get("HF_HOME") or "~/.cache/huggingface"
     return Path(home).expanduser() / "raydsinfer"
 
 
-def _fetched_from_hub(model: str, revision: str | None, hf_home: str | None, *, weights: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+_Brought = tuple[Path, int, int]  # directory, bytes of the model, bytes that were fetched
 
-    patterns = _SMALL_FILES + (_WEIGHT_FILES if weights else [])
-    cache = str(Path(hf_home).expanduser() / "hub") if hf_home else None
-    try:
-        directory = snapshot_download(model, revision=revision, cache_dir=cache, allow_patterns=patterns)
-    except LocalEntryNotFoundError as error:
+
+def _local_path(model: str) -> Path | None:
+    """The directory that is meant; None if the model is elsewhere."""
+    named = model.startswith(("file://", "local://"))
+    path = Path(model.partition("://")[2] if named else model).expanduser()
+    if path.is_dir():
+        return path
+    if named or ("://" not in model and looks_like_path(model)):
         raise CheckpointNotFoundError(
             path=model,
-            reason="not a directory here, not in the hub cache, and the hub cannot be reached",
-            hint="Check the spelling, or fetch the model first and give its directory.",
-        ) from error
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointNotFoundError(
-            path=model,
-            reason=f"the hub does not give it ({summary_of(error)})",
-            hint="Check the name and the revision; a gated model needs HF_TOKEN on every node.",
-        ) from error
-    return Path(directory)
+            reason="no such directory on this node",
+            hint="Give a directory that every node can read, a URL, or a hub name.",
+        )
+    return None
 
 
-def _fetched_from_url(url: str, cache: Path, *, weights: bool) -> Path:
-    """Copy a remote directory to this node once, however many ranks ask for it at the same time."""
-    import fsspec
+def _num_bytes(directory: Path, *, weights: bool) -> int:
+    names = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+    return sum((directory / name).stat().st_size for name in wanted_files(names, weights=weights))
 
-    name = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16] + ("" if weights else "-small")
-    target = cache / name
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{name}.lock"):
-        if target.is_dir():
-            return target
-        for abandoned in cache.glob(f"{name}.part-*"):  # by a process that was killed: nobody else has the lock
-            shutil.rmtree(abandoned, ignore_errors=True)
-        part = cache / f"{name}.part-{uuid.uuid4().hex[:8]}"
-        try:
-            filesystem, root = fsspec.core.url_to_fs(url)
-            files = [f for f in filesystem.find(root) if weights or not f.endswith((".safetensors", ".bin", ".gguf"))]
-            if not files:
-                raise CheckpointNotFoundError(path=url, reason="nothing is stored there", hint="Check the URL.")
-            for file in files:
-                local = part / os.path.relpath(file, filesystem._strip_protocol(root))
-                if not Path(os.path.normpath(local)).is_relative_to(part):  # keys of object stores may hold ".."
-                    raise CheckpointError(
-                        path=url, reason=f"{file} would be written outside the model's directory", hint="Do not use it."
-                    )
-                local.parent.mkdir(parents=True, exist_ok=True)
-                filesystem.get_file(file, str(local))
-            part.rename(target)
-        except CheckpointError:
-            raise
-        except Exception as error:  # each file system raises its own
+
+def _copied(local: Path, target: Path, weights: bool, refresh: bool, on_progress: OnProgress | None) -> _Brought:
+    """A directory that is somewhere else on this node, or on a shared file system."""
+    source, inside = local.resolve(), target.resolve()
+    if inside.is_relative_to(source) or source.is_relative_to(inside):
+        raise CheckpointError(
+            path=str(target), reason=f"lies inside {local}, or that in it", hint="Give a directory beside it."
+        )
+    copy = LocalCopy(directory=target, source=_hash(source.as_uri()), weights=weights)
+    # An absolute path, not a URL: fsspec does not take %20 for a space.
+    return _bring(copy, _StoredModel(str(source), weights=weights), refresh, on_progress)
+
+
+def _from_url(
+    url: str, target: Path | None, cache: Path, weights: bool, refresh: bool, on_progress: OnProgress | None
+) -> _Brought:
+    # Users and passwords decide who may have a file, not what is in it; a query may decide that, too.
+    source = _hash(re.sub(r"(\w://)[^/?]*@", r"\1", url.rstrip("/")))
+    if target is None and not weights:
+        whole = LocalCopy(directory=cache / source, source=source, weights=True)
+        if not refresh and whole.is_whole():
+            return whole.directory, whole.num_bytes(), 0
+    name = source if weights else f"{source}-small"
+    copy = LocalCopy(directory=target or cache / name, source=source, weights=weights)
+    return _bring(copy, _StoredModel(url, weights=weights), refresh, on_progress)
+
+
+def _from_hub(
+    hub: HubModel, target: Path | None, cache: Path, refresh: bool, on_progress: OnProgress | None
+) -> _Brought:
+    if target is None:
+        return hub.into_cache(cache, on_progress)
+    source = _hash(f"{hub.name}@{hub.revision or 'main'}")
+    copy = LocalCopy(directory=target, source=source, weights=hub.weights)
+    return _bring(copy, hub, refresh, on_progress)
+
+
+def _hash(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+class _Origin(Protocol):
+    """Where the files of a copy come from."""
+
+    def stamps(self) -> dict[str, str]:
+        """File name → what changes when the file does."""
+
+    def fill(self, directory: Path, on_progress: OnProgress | None) -> int:
+        """Bring the files; returns bytes that had to be fetched."""
+
+
+class _StoredModel:
+    """A model in a place that fsspec can read."""
+
+    def __init__(self, url: str, *, weights: bool) -> None:
+        self._url, self._weights = url, weights
+        self._files: Sequence[RemoteFile] = ()
+
+    def stamps(self) -> dict[str, str]:
+        self._store = Store(self._url)
+        self._files = self._store.files(weights=self._weights)
+        return {file.name: file.stamp for file in self._files}
+
+    def fill(self, directory: Path, on_progress: OnProgress | None) -> int:
+        num_bytes = download(self._store, self._files, directory, on_progress)
+        if num_bytes and any(file.checksum is None for file in self._files):
+            self._require_unchanged()
+        return num_bytes
+
+    def _require_unchanged(self) -> None:
+        """Files are fetched in pieces: without checksums nothing else says that the pieces go together."""
+        before = {file.name: file.stamp for file in self._files}
+        changed = sorted(name for name, _ in before.items() ^ self.stamps().items())
+        if changed:
             raise CheckpointError(
-                path=url,
-                reason=f"could not be fetched ({type(error).__name__}: {error})",
-                hint="Check the URL, the credentials on the nodes, and the disk.",
-            ) from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return target
+                path=self._store.shown,
+                reason=f"changed while it was fetched: {', '.join(dict.fromkeys(changed[:5]))}",
+                hint="Fetch again when it does not change any more.",
+            )
+
+
+def _bring(copy: LocalCopy, origin: _Origin, refresh: bool, on_progress: OnProgress | None) -> _Brought:
+    """Make a copy, or find that it is there."""
+    num_fetched = 0
+    with writing_to(copy.directory.parent, lambda: 0):
+        copy.require_room()
+        if refresh or not copy.is_whole():
+            with copy.lock():
+                if refresh or not copy.is_whole():  # perhaps another process has just made it
+                    num_fetched = _make(copy, origin, on_progress)
+    return copy.directory, copy.num_bytes(), num_fetched
+
+
+def _make(copy: LocalCopy, origin: _Origin, on_progress: OnProgress | None) -> int:
+    stamps = origin.stamps()
+    if copy.is_whole() and stamps == {name: stamp for name, (_, stamp) in copy.files().items()}:
+        return 0
+    copy.prepare(stamps)
+    num_fetched = origin.fill(copy.part, on_progress)
+    copy.commit(stamps)
+    return num_fetched
