@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from raydsinfer.groups.worker_group import WorkerGroup
     from raydsinfer.nodes import run_on_every_node
     from raydsinfer.predictor import Predictor
+    from raydsinfer.resharding import reshard
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ _HOMES = {
     "GenerationConfig": "config",
     "Predictor": "predictor",
     "WorkerGroup": "groups.worker_group",
+    "reshard": "resharding",
     "run_on_every_node": "nodes",
 }
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "GenerationConfig",
     "Predictor",
     "WorkerGroup",
+    "reshard",
     "run_on_every_node",
 ]
 

@@ -105,8 +105,11 @@ class EngineConfig(Settings):
         revision: Branch, tag or commit of a model that comes from a hub.
         hf_home: Directory for downloaded models on each node; None means the hub library's own.
         trust_remote_code: Whether Python code in the model's directory may run.
-        save_mp_checkpoint_path: Reserved for saving each rank's weights; not available yet.
-        reshard_checkpoint_path: Reserved for resharded weights; not available yet.
+        save_mp_checkpoint_path: Directory for each rank's own part of the weights. Made once, by
+            `raydsinfer.reshard`, for as many ranks as the gang has, and loaded from: the next start reads
+            no more than it keeps. On a disk that all nodes share, or on each node's own.
+        reshard_checkpoint_path: Directory for the weights with each decoder layer whole in one file.
+            Made once, by `raydsinfer.reshard`, and loaded from.
         echo_fault: What the echo engine should do wrong.
         echo_delay_s: Seconds that the echo engine takes for a batch.
     """
@@ -140,12 +143,13 @@ class EngineConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> EngineConfig:
-        for name in ("save_mp_checkpoint_path", "reshard_checkpoint_path"):
-            if getattr(self, name) is not None:
-                raise UnsupportedError(
-                    what=name,
-                    why="writing resharded weights is not built yet",
-                    instead="Leave it out: with use_meta_tensor each rank reads only what it keeps.",
+        for name in ("ds_inference", "use_meta_tensor"):
+            if self.save_mp_checkpoint_path is not None and not getattr(self, name):
+                raise InvalidSettingError(
+                    name=name,
+                    value=False,
+                    expected="True with save_mp_checkpoint_path",
+                    hint="Parts of weights can only be loaded into parts of a model.",
                 )
         if self.kernel_inject and not self.ds_inference:
             raise InvalidSettingError(

@@ -124,13 +124,18 @@ def test_unknown_dtype_lists_the_known_ones() -> None:
         EngineConfig(dtype="float8")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "values", [{"dtype": "int8"}, {"save_mp_checkpoint_path": "/x"}, {"reshard_checkpoint_path": "/x"}]
-)
-def test_what_is_not_built_yet_says_so(values: dict[str, Any]) -> None:
+def test_what_is_not_built_yet_says_so() -> None:
     with pytest.raises(UnsupportedError, match="not built yet") as caught:
-        EngineConfig(**values)
+        EngineConfig(dtype="int8")  # type: ignore[arg-type]
     assert caught.value.instead
+
+
+@pytest.mark.parametrize("name", ["ds_inference", "use_meta_tensor"])
+def test_parts_of_weights_need_a_model_in_parts(name: str) -> None:
+    EngineConfig(save_mp_checkpoint_path="/x")
+    EngineConfig(reshard_checkpoint_path="/x", **{name: False})
+    with pytest.raises(InvalidSettingError, match=f"{name}=False.*expected True with save_mp_checkpoint_path"):
+        EngineConfig(save_mp_checkpoint_path="/x", **{name: False})
 
 
 def test_kernels_need_deepspeed() -> None:

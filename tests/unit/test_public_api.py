@@ -19,6 +19,7 @@ PUBLIC = [
     "GenerationConfig",
     "Predictor",
     "WorkerGroup",
+    "reshard",
     "run_on_every_node",
 ]
 HEAVY = ["torch", "deepspeed", "transformers", "ray.data"]
