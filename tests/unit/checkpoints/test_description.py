@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,14 @@ def test_a_checkpoint_of_many_files_is_described_without_reading_them(tmp_path: 
     weight_map = {f"t{i}": f"model-0000{i + 1}-of-00004.safetensors" for i in range(4)}
     (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {weight_map}}}'.replace("'", '"'))
     assert describe(tmp_path).num_bytes == 4 * 2**34
+
+
+def test_safetensors_are_described_without_torch(tmp_path: Path) -> None:
+    write_shards(tmp_path, "safetensors")
+    code = (
+        "import sys; from pathlib import Path; from raydsinfer.checkpoints.description import describe\n"
+        "from raydsinfer.checkpoints.reader import TensorReader\n"
+        "print(sorted(TensorReader(describe(Path(sys.argv[1])))), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['a', 'b.c'] False"
