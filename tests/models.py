@@ -104,20 +104,6 @@ def write_tokenizer(directory: Path) -> None:
     hf.save_pretrained(directory)
 
 
-def write_word_tokenizer(directory: Path, vocab_size: int) -> None:
-    """A tokenizer whose token 17 is the word "w17": texts of an exact number of tokens."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    # Special tokens are found inside of words too, so they must not look like the start of one.
-    specials = {"<unk>": 0, "<pad>": 1, "</s>": 2}
-    words = {f"w{i}": i for i in range(len(specials), vocab_size)}
-    backend = Tokenizer(models.WordLevel(specials | words, unk_token="<unk>"))  # noqa: S106
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    hf = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")  # noqa: S106
-    hf.save_pretrained(directory)
-
-
 def prompts(lengths: list[int], seed: int = 1) -> list[list[int]]:
     """Random token ids, one list a length."""
     import torch

@@ -31,6 +31,8 @@ def blocks(tensor: torch.Tensor, part: Slice, block_bytes: int = BLOCK_BYTES) ->
     if part.dim is None:
         yield from _in_order(tensor, block_bytes)
         return
+    if not part.ranges:  # of a small dimension the last ranks may get nothing
+        return
     if part.dim == 0:
         for start, stop in part.ranges:
             yield from _in_order(tensor[start:stop], block_bytes)
@@ -69,5 +71,6 @@ def raw_bytes(block: torch.Tensor) -> memoryview:
     """The bytes of a block, not copied if they lie in a row."""
     import torch
 
-    bytes_of: Any = block.contiguous().view(torch.uint8).numpy()
+    in_a_row = block.contiguous().as_strided((block.numel(),), (1,))  # a single element may have any stride
+    bytes_of: Any = in_a_row.view(torch.uint8).numpy()
     return memoryview(bytes_of)

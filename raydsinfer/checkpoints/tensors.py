@@ -72,14 +72,3 @@ class Slice:
 
 WHOLE = Slice()
 """The slice that keeps everything."""
-
-
-def ranges_of(indices: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Consecutive indices as half-open ranges: ``[4, 5, 6, 0, 1]`` gives ``((4, 7), (0, 2))``."""
-    ranges: list[tuple[int, int]] = []
-    for index in indices:
-        if ranges and ranges[-1][1] == index:
-            ranges[-1] = (ranges[-1][0], index + 1)
-        else:
-            ranges.append((index, index + 1))
-    return tuple(ranges)

@@ -10,8 +10,12 @@ from rich.console import Console
 
 from raydsinfer import __version__
 from raydsinfer.cli.ancestor import modern_arguments
+from raydsinfer.cli.bench import bench_app
 from raydsinfer.cli.failures import ExitCode, reported_failures
+from raydsinfer.cli.node_commands import fetch, nodes_app
 from raydsinfer.cli.options import with_flags
+from raydsinfer.cli.reshard import EXIT_CODES as RESHARD_EXIT_CODES
+from raydsinfer.cli.reshard import reshard
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
 
 app = typer.Typer(
@@ -26,9 +30,7 @@ app = typer.Typer(
 _EXIT_CODES = (
     "Exit codes: 0 all is well; 1 failure; 2 wrong usage, settings or input; 3 done, with error rows; 130 interrupted."
 )
-_HIDDEN = frozenset(
-    {"replace_method", "save_mp_checkpoint_path", "reshard_checkpoint_path", "echo_fault", "echo_delay_s"}
-)
+_HIDDEN = frozenset({"replace_method", "echo_fault", "echo_delay_s"})
 
 
 def _version(wanted: bool) -> None:
@@ -186,6 +188,12 @@ def demo(
 
         tally = run_demo(output_dir, num_ranks=num_ranks, model=model, engine=engine, debug=debug, console=console)
     raise typer.Exit(ExitCode.ERROR_ROWS if tally.num_errors else ExitCode.OK)
+
+
+app.command(epilog=_EXIT_CODES)(fetch)
+app.add_typer(bench_app)
+app.add_typer(nodes_app, name="nodes")
+app.command(epilog=RESHARD_EXIT_CODES)(reshard)
 
 
 def main() -> None:

@@ -77,6 +77,23 @@ class Completion:
     finish_reason: FinishReason
 
 
+@dataclass(frozen=True)
+class LoadProgress:
+    """How far `Engine.load` has come on one rank.
+
+    Args:
+        phase: What it is at, ``fetch`` or ``weights``; empty in between.
+        bytes_done: Bytes of the phase that are done.
+        bytes_total: Bytes of the phase; 0 while not known.
+        seconds: From the start of the phase to the last byte that was counted.
+    """
+
+    phase: str = ""
+    bytes_done: int = 0
+    bytes_total: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
     """What `Engine.load` did, for progress output and benchmarks.
@@ -85,12 +102,15 @@ class LoadReport:
         mode: ``kernel_inject``, ``autotp``, ``plain`` or ``echo``.
         num_parameters: Parameters on this rank.
         parameter_bytes: Bytes of them.
+        filled: Bytes that were read slice by slice into them, and the seconds it took; nothing without
+            meta tensors.
         phases_s: Phase → seconds, in order.
     """
 
     mode: str
     num_parameters: int = 0
     parameter_bytes: int = 0
+    filled: LoadProgress = field(default_factory=LoadProgress)
     phases_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -110,6 +130,10 @@ class Engine(Protocol):
             CheckpointError: The model's files are wrong.
             EngineError: A dependency failed.
         """
+        ...
+
+    def progress(self) -> LoadProgress:
+        """How far `load` has come; called from another thread while it runs."""
         ...
 
     def generate(self, batch: GenerateBatch) -> list[list[Completion]]:

@@ -14,7 +14,7 @@ from transformers import StoppingCriteriaList
 
 from raydsinfer.checkpoints.source import local_directory
 from raydsinfer.engines import model as models
-from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, LoadReport, RankContext
+from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, LoadProgress, LoadReport, RankContext
 from raydsinfer.engines.families import Mode, choose_mode
 from raydsinfer.engines.generation import (
     StopStrings,
@@ -24,6 +24,8 @@ from raydsinfer.engines.generation import (
     special_tokens,
     stop_length,
 )
+from raydsinfer.engines.meter import Meter
+from raydsinfer.engines.prepared import prepared_directory
 from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
 from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError, summary_of
 
@@ -47,6 +49,7 @@ class DeepSpeedEngine:
     def __init__(self, spec: EngineSpec, context: RankContext) -> None:
         self._spec, self._config, self._context = spec, spec.config, context
         self._phases_s: dict[str, float] = {}
+        self._meter = Meter()
         self._mode: Mode = "plain"
         self._model: Any = None
         self._tokenizer: Any = None
@@ -61,7 +64,7 @@ class DeepSpeedEngine:
             torch.cuda.set_device(self._context.device)
         torch.set_grad_enabled(False)
         with self._phase("fetch"):
-            directory = local_directory(self._spec.model, revision=self._config.revision, hf_home=self._config.hf_home)
+            directory = self._fetched()
         trust = self._config.trust_remote_code
         model_config = models.read_config(directory, trust_remote_code=trust)
         self._mode = choose_mode(self._config, model_config, self._context.world_size)
@@ -85,8 +88,22 @@ class DeepSpeedEngine:
             mode=self._mode,
             num_parameters=sum(p.numel() for p in parameters),
             parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+            filled=self._meter.read() if self._meter.read().phase == "weights" else LoadProgress(),
             phases_s=self._phases_s,
         )
+
+    def _fetched(self) -> Path:
+        """The model's directory on this node, brought here and resharded if the settings say so."""
+        config, context = self._config, self._context
+        self._meter.start("fetch")
+        directory = local_directory(
+            self._spec.model, revision=config.revision, hf_home=config.hf_home, on_progress=self._meter.reach
+        )
+        return prepared_directory(directory, config, context.world_size)
+
+    def progress(self) -> LoadProgress:
+        """See `Engine.progress`."""
+        return self._meter.read()
 
     def _sharded(self, directory: Path, model_config: Any, dtype: torch.dtype) -> Any:
         from raydsinfer.engines import deepspeed_setup
@@ -99,7 +116,7 @@ class DeepSpeedEngine:
             deepspeed_setup.prepare(self._context, kernels=kernels)
         with self._phase("weights"):
             return deepspeed_sharding.sharded_model(
-                directory, model_config, self._config, self._context, dtype=dtype, kernels=kernels
+                directory, model_config, self._config, self._context, dtype=dtype, kernels=kernels, meter=self._meter
             )
 
     def _read_generation_config(self, directory: Path) -> None:

@@ -1,144 +1,128 @@
-"""Fills a model that was built without memory, tensor by tensor, and accounts for each.
+"""Fills a model that was built without memory, slice by slice, and accounts for each tensor.
 
 DeepSpeed's own loader reads whole pickled files on every rank, and passes silently over what does
-not match. Here each parameter is read alone, sliced by DeepSpeed's own rule for its layer, and put
-on the device; host memory never holds more than one layer.
+not match. Here a rank reads of each tensor the part that it keeps, straight from the mapped file to
+its device; host memory holds two staging buffers, device memory one decoder layer beside the model.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from deepspeed.module_inject.layers import TensorParallel_Layer
 from torch import nn
 
-from raydsinfer.checkpoints.weights import TensorReader
-from raydsinfer.errors import EngineError, WeightsMismatchError
+from raydsinfer.checkpoints.reader import TensorReader
+from raydsinfer.checkpoints.tensors import WHOLE, Slice
+from raydsinfer.engines.account import Account
+from raydsinfer.engines.copying import Copier
+from raydsinfer.engines.deepspeed_slices import Shapes, autotp_slices, even_slices
+from raydsinfer.errors import EngineError
 
 
+@dataclass(frozen=True, kw_only=True)
 class Filler:
-    """Copies tensors of a checkpoint into parameters, and keeps the account.
+    """Brings slices of a checkpoint's tensors into parameters.
 
     Args:
         reader: The checkpoint.
-        path: Its name in errors.
-        sources: Parameter name → tensor name.
-        tied: Groups of parameter names that share one tensor.
-        dtype: Of the parameters.
+        account: Which tensor belongs to which parameter.
+        shapes: Shape of each parameter before anything was sliced.
+        copier: Copies to the device.
+        expect: Told once how many bytes there are to copy.
     """
 
-    def __init__(
-        self, reader: TensorReader, path: str, sources: dict[str, str], tied: list[set[str]], dtype: torch.dtype
-    ) -> None:
-        self._reader, self._path, self._sources, self._tied, self._dtype = reader, path, sources, tied, dtype
-        self._used: set[str] = set()
-        self._never_filled: list[str] = []
-        self._wrong_shape: dict[str, str] = {}
+    reader: TensorReader
+    account: Account
+    shapes: Shapes
+    copier: Copier
+    expect: Callable[[int], None] = field(default=lambda num_bytes: None)
 
-    def read(self, name: str) -> torch.Tensor | None:
-        """The checkpoint's tensor for a parameter, in the model's dtype; None (and noted) if there is none."""
-        names = [name, *sorted(self._partners(name))]
-        source = next((self._sources[n] for n in names if n in self._sources), None)
-        if source is None:
-            self._never_filled.append(name)
-            return None
-        self._used.update(self._sources[n] for n in names if n in self._sources)
-        return self._reader.read(source).to(self._dtype)
+    def fill(self, name: str, parameter: torch.Tensor, wanted: Slice) -> bool:
+        """Copy what is wanted of a parameter's tensor into it; False, and noted, if that cannot be."""
+        source = self.account.take(name)
+        if source is None or not self.account.fits(name, self.reader.shape(source), self.shapes[name]):
+            return False
+        if not self.account.fits(name, wanted.shape_of(self.shapes[name]), parameter.shape):
+            return False
+        self.copier.copy(parameter.data, self.reader.parts(source, wanted), wanted.dim or 0)
+        return True
 
-    def fill(self, name: str, parameter: torch.Tensor, value: torch.Tensor | None) -> None:
-        """Copy a value into a parameter."""
-        if value is None:
-            return
-        if value.shape != parameter.shape:
-            self._wrong_shape[name] = f"{tuple(value.shape)} instead of {tuple(parameter.shape)}"
-            return
-        parameter.data.copy_(value)
-
-    def finish(self, ignorable: Callable[[str], bool]) -> None:
-        """Close the account.
-
-        Raises:
-            WeightsMismatchError: A parameter was not filled, or a tensor was not used.
-        """
-        unused = [name for target, name in self._sources.items() if name not in self._used and not ignorable(target)]
-        if self._never_filled or unused or self._wrong_shape:
-            raise WeightsMismatchError(
-                path=self._path,
-                never_filled=sorted(self._never_filled),
-                nothing_took=sorted(unused),
-                wrong_shape=self._wrong_shape,
-                hint="If transformers can load this model, try use_meta_tensor=False.",
-            )
-
-    def _partners(self, name: str) -> set[str]:
-        return {n for group in self._tied if name in group for n in group} - {name}
+    def num_bytes(self, slices: Mapping[str, Slice], item_bytes: int) -> int:
+        """Bytes of the parameters, when sliced so."""
+        return sum(math.prod(part.shape_of(self.shapes[name])) * item_bytes for name, part in slices.items())
 
 
-def fill_autotp(model: nn.Module, filler: Filler) -> None:
+def fill_autotp(model: nn.Module, filler: Filler, rank: int) -> None:
     """Fill a model whose linear layers DeepSpeed's AutoTP has replaced by slices."""
-    for path, module in model.named_modules():
-        if isinstance(module, TensorParallel_Layer):
-            _fill_slice(path, module, filler)
-            continue
-        for leaf, parameter in module.named_parameters(recurse=False):
-            name = f"{path}.{leaf}" if path else leaf
-            filler.fill(name, parameter, filler.read(name))
+    slices = autotp_slices(model, filler.shapes, rank)
+    parameters = dict(model.named_parameters())
+    filler.expect(sum(p.numel() * p.element_size() for p in parameters.values()))
+    for name, parameter in parameters.items():
+        filler.fill(name, parameter, slices[name])
 
 
-def _fill_slice(path: str, layer: TensorParallel_Layer, filler: Filler) -> None:
-    """Fill one sliced layer; the slice is cut by the layer's own rule, uneven heads and fused QKV included."""
-    names = {f"{path}.weight": layer.weight}
-    if layer.bias is not None:
-        names[f"{path}.bias"] = layer.bias
-    whole = [value for value in map(filler.read, names) if value is not None]
-    if len(whole) < len(names):
-        return
-    parts: list[Any] = [nn.Parameter(value, requires_grad=False) for value in whole]
-    layer._tp_partition(parts if len(parts) == 2 else [*parts, None])
-    for (name, parameter), part in zip(names.items(), parts, strict=True):
-        filler.fill(name, parameter, part.data)
-
-
-def fill_injected(model: nn.Module, layers: Iterable[tuple[str, nn.Module]], filler: Filler, context: Any) -> None:
+def fill_injected(
+    model: nn.Module, layers: Sequence[tuple[str, nn.Module]], filler: Filler, context: Any, dtype: torch.dtype
+) -> None:
     """Fill a model whose decoder layers DeepSpeed has replaced by fused ones, a layer at a time.
 
     Args:
         model: The model.
         layers: Path and module of each fused layer.
-        filler: The account.
+        filler: The checkpoint.
         context: `RankContext` of this rank.
+        dtype: Of the weights.
     """
-    from deepspeed.module_inject import replace_module
-    from deepspeed.module_inject.auto_tp import ReplaceWithTensorSlicing
-    from deepspeed.module_inject.replace_module import GroupQuantizer
-
-    container = replace_module.container_g
-    if container is None:
-        raise EngineError(doing="filling injected layers", reason="DeepSpeed replaced no layer")
-    group = torch.distributed.group.WORLD if context.world_size > 1 else None
-    slicing, quantizer = ReplaceWithTensorSlicing(group, context.world_size), GroupQuantizer(q_int8=False)
-    paths = []
+    fuse = _Fuse(context, dtype)
+    paths = tuple(f"{path}." for path, _ in layers)
+    others = {name: p for name, p in model.named_parameters() if not name.startswith(paths)}
+    in_layers = {prefix + leaf: part for prefix in paths for leaf, part in fuse.slices.items()}
+    filler.expect(filler.num_bytes({**in_layers, **dict.fromkeys(others, WHOLE)}, dtype.itemsize))
     for path, layer in layers:
-        paths.append(f"{path}.")
+        fuse.fill(path, layer, filler)
+    for name, parameter in others.items():
+        filler.fill(name, parameter, WHOLE)
+
+
+class _Fuse:
+    """Fills DeepSpeed's fused layers from the slices of the layers that they replaced.
+
+    DeepSpeed joins and transposes the tensors itself, on the device; given slices of the right size,
+    it does not slice again.
+    """
+
+    def __init__(self, context: Any, dtype: torch.dtype) -> None:
+        from deepspeed.module_inject import replace_module
+        from deepspeed.module_inject.auto_tp import ReplaceWithTensorSlicing
+        from deepspeed.module_inject.replace_module import GroupQuantizer
+
+        if replace_module.container_g is None:
+            raise EngineError(doing="filling injected layers", reason="DeepSpeed replaced no layer")
+        self._container, self._device, self._dtype = replace_module.container_g, context.device, dtype
+        self._quantizer, self._slicing = GroupQuantizer(q_int8=False), ReplaceWithTensorSlicing()
+        policy = self._container.policy
+        # Weights and biases of query-key-value and output, then of both halves of the MLP.
+        summed = (policy.attention()[2], policy.mlp()[2])
+        self.slices = even_slices(policy.client_module, summed, context.world_rank, context.world_size)
+
+    def fill(self, path: str, layer: nn.Module, filler: Filler) -> None:
         before = list(layer.parameters())  # kept alive: identity is compared below
-        tensors = {name: filler.read(name) for name in _client_names(container, f"{path}.")}
-        state = {name: value.to(context.device) for name, value in tensors.items() if value is not None}
+        state = {}
+        for leaf, wanted in self.slices.items():
+            name = f"{path}.{leaf}"
+            value = torch.empty(wanted.shape_of(filler.shapes[name]), dtype=self._dtype, device=self._device)
+            if filler.fill(name, value, wanted):
+                state[name] = value
         # DeepSpeed swaps a parameter for a new one when it fills it: one that is still the old was forgotten.
-        container.load_params(layer, state, quantizer, slicing, f"{path}.")
+        self._container.load_params(layer, state, self._quantizer, self._slicing, f"{path}.")
         left = [name for name, p in layer.named_parameters() if any(p is old for old in before)]
-        if left and len(state) == len(tensors):
+        if left and len(state) == len(self.slices):
             raise EngineError(doing=f"filling {path}", reason=f"DeepSpeed left {', '.join(left)} without values")
-    for name, parameter in model.named_parameters():
-        if not name.startswith(tuple(paths)):
-            filler.fill(name, parameter, filler.read(name))
-
-
-def _client_names(container: Any, prefix: str) -> list[str]:
-    """Names of the parameters that the replaced transformers layer had."""
-    return [prefix + name for name, _ in container.policy.client_module.named_parameters()]
 
 
 def ignorable_names(model: nn.Module, buffers: Iterable[str]) -> Callable[[str], bool]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from raydsinfer.checkpoints.weights import TensorReader, find_weights
+from raydsinfer.checkpoints.description import describe
+from raydsinfer.checkpoints.reader import TensorReader
+from raydsinfer.checkpoints.source import cache_directory
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines import deepspeed_injection as injection
 from raydsinfer.engines import deepspeed_setup
 from raydsinfer.engines import model as models
+from raydsinfer.engines.account import Account
 from raydsinfer.engines.base import RankContext
+from raydsinfer.engines.copying import Copier, reader_threads
 from raydsinfer.engines.deepspeed_cpu_kernels import fix_activations
 from raydsinfer.engines.deepspeed_fill import Filler, fill_autotp, fill_injected, ignorable_names
+from raydsinfer.engines.meter import Meter
 from raydsinfer.errors import EngineError
 
 
@@ -29,6 +31,7 @@ def sharded_model(
     *,
     dtype: torch.dtype,
     kernels: bool,
+    meter: Meter,
 ) -> Any:
     """A transformers model whose layers DeepSpeed has sliced over the ranks, or replaced by fused ones.
 
@@ -39,6 +42,7 @@ def sharded_model(
         context: Where this rank stands; DeepSpeed is prepared.
         dtype: Of weights and activations.
         kernels: Whether to replace the layers by DeepSpeed's fused ones.
+        meter: Counts the bytes that are filled.
 
     Raises:
         CheckpointError: The weights are missing, unreadable, or do not fit the model.
@@ -47,37 +51,57 @@ def sharded_model(
     if kernels:
         # The kernels want an additive mask, which transformers makes for this implementation only.
         model_config._attn_implementation = "eager"
-    trust, path = config.trust_remote_code, str(directory)
-    with ExitStack() as stack:
-        filler = None
-        if config.use_meta_tensor:
-            reader = stack.enter_context(TensorReader(find_weights(directory)))
-            model = models.build_meta(model_config, dtype, trust_remote_code=trust)
-            names = models.tensor_names(model, reader, path)
-            filler = Filler(reader, path, names, models.tied_names(model), dtype)
-            buffers = models.copy_buffers(model)
-            # Buffers that are computed are not stored; one that is stored may have been trained.
-            buffers |= {name: reader.read(names[name]) for name in models.stored_buffers(model) if name in names}
-        else:
-            model = models.load_whole(directory, model_config, dtype, trust_remote_code=trust)
-            buffers = models.copy_buffers(model)
-        model = deepspeed_setup.init_inference(
-            model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens
-        ).module
-        if filler is not None:
-            _fill(model, filler, buffers, context, kernels=kernels)
-    models.restore_buffers(model, buffers, context.device)
+    if config.use_meta_tensor:
+        model = _filled(directory, model_config, config, context, dtype=dtype, kernels=kernels, meter=meter)
+    else:
+        model = models.load_whole(directory, model_config, dtype, trust_remote_code=config.trust_remote_code)
+        buffers = models.copy_buffers(model)
+        model = _replaced(model, config, context, dtype, kernels=kernels)
+        models.restore_buffers(model, buffers, context.device)
     if kernels:
         _adapt(model, context)
     return model
 
 
-def _fill(model: nn.Module, filler: Filler, buffers: Iterable[str], context: RankContext, *, kernels: bool) -> None:
-    if kernels:
-        fill_injected(model, injection.injected_layers(model), filler, context)
-    else:
-        fill_autotp(model, filler)
-    filler.finish(ignorable_names(model, buffers))
+def _filled(
+    directory: Path,
+    model_config: Any,
+    config: EngineConfig,
+    context: RankContext,
+    *,
+    dtype: torch.dtype,
+    kernels: bool,
+    meter: Meter,
+) -> Any:
+    """A model that was built without memory, replaced by DeepSpeed, and then filled by slices."""
+    description, scratch = describe(directory), cache_directory(config.hf_home) / "converted"
+    with TensorReader(description, rank=context.world_rank, tp_size=context.world_size, scratch=scratch) as reader:
+        model = models.build_meta(model_config, dtype, trust_remote_code=config.trust_remote_code)
+        names = models.tensor_names(model, reader, str(directory))
+        tied = models.tied_names(model)
+        account = Account(str(directory), names, tied)
+        shapes, buffers = models.parameter_shapes(model), models.copy_buffers(model)
+        # Buffers that are computed are not stored; one that is stored may have been trained.
+        buffers |= {name: reader.read(names[name]).clone() for name in models.stored_buffers(model) if name in names}
+        model = _replaced(model, config, context, dtype, kernels=kernels)
+        models.tie_again(model, tied)
+        meter.start("weights")
+        with Copier(context.device, reader_threads(context.local_world_size), meter.add) as copier:
+            filler = Filler(reader=reader, account=account, shapes=shapes, copier=copier, expect=meter.expect)
+            if kernels:
+                fill_injected(model, injection.injected_layers(model), filler, context, dtype)
+            else:
+                fill_autotp(model, filler, context.world_rank)
+        meter.add(0)  # all of it has arrived now
+        account.close(ignorable_names(model, buffers))
+    models.restore_buffers(model, buffers, context.device)
+    return model
+
+
+def _replaced(model: Any, config: EngineConfig, context: RankContext, dtype: torch.dtype, *, kernels: bool) -> Any:
+    return deepspeed_setup.init_inference(
+        model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens
+    ).module
 
 
 def _adapt(model: Any, context: RankContext) -> None:

@@ -7,7 +7,7 @@ import signal
 import time
 from typing import ClassVar
 
-from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, LoadReport, RankContext
+from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, LoadProgress, LoadReport, RankContext
 from raydsinfer.errors import EngineError
 
 
@@ -26,6 +26,9 @@ class EchoEngine:
     def load(self) -> LoadReport:
         self._misbehave("load", b"")
         return LoadReport(mode="echo")
+
+    def progress(self) -> LoadProgress:
+        return LoadProgress()
 
     def generate(self, batch: GenerateBatch) -> list[list[Completion]]:
         for prompt in batch.prompts:

@@ -63,8 +63,7 @@ def choose_mode(config: EngineConfig, model_config: Any, world_size: int) -> Mod
     if config.kernel_inject:
         _check_kernels(config, model_config, world_size)
         return "kernel_inject"
-    if world_size > 1:
-        _check_autotp(model_config, world_size)
+    check_autotp(model_config, world_size)
     return "autotp"
 
 
@@ -95,7 +94,14 @@ def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> 
         raise UnsupportedError(what=f"{what} with use_cache=False", why=why, instead="Leave use_cache on.")
 
 
-def _check_autotp(model_config: Any, world_size: int) -> None:
+def check_autotp(model_config: Any, world_size: int) -> None:
+    """Whether a model can be sliced over so many ranks without kernels.
+
+    Raises:
+        UnsupportedError: It cannot.
+    """
+    if world_size == 1:
+        return
     family = model_config.model_type
     problem = FAMILIES.get(family, Family()).autotp_problem
     if problem:

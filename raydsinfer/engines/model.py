@@ -60,14 +60,21 @@ def resolve_dtype(dtype: Dtype, model_config: Any, device: str) -> torch.dtype:
 def build_meta(model_config: Any, dtype: torch.dtype, *, trust_remote_code: bool = False) -> nn.Module:
     """A model whose parameters take no memory; its buffers, which no checkpoint holds, are real."""
     from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = build(model_config, dtype, trust_remote_code=trust_remote_code)
+    tie: Any = model
+    tie.tie_weights()  # building on meta gives each tied name a parameter of its own
+    return model
+
+
+def build(model_config: Any, dtype: torch.dtype, *, trust_remote_code: bool = False) -> nn.Module:
+    """A model as transformers initialises it, on torch's default device."""
     from transformers import AutoModelForCausalLM
 
     make: Any = AutoModelForCausalLM.from_config  # has no annotations
-    with init_empty_weights(include_buffers=False):
-        model = make(model_config, dtype=dtype, trust_remote_code=trust_remote_code)
-    model.tie_weights()  # building on meta gives each tied name a parameter of its own
-    built: nn.Module = model.eval()
-    return built
+    model: nn.Module = make(model_config, dtype=dtype, trust_remote_code=trust_remote_code)
+    return model.eval()
 
 
 def load_whole(directory: Path, model_config: Any, dtype: torch.dtype, *, trust_remote_code: bool = False) -> nn.Module:
@@ -139,12 +146,37 @@ def tensor_names(model: nn.Module, stored: Iterable[str], path: str) -> dict[str
     return names
 
 
+def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of each parameter, by each of its names."""
+    return {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+def layer_paths(model: nn.Module) -> list[str]:
+    """Paths of the decoder layers: the members of the model's lists of modules."""
+    lists = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    return [f"{path}.{index}" for path, module in lists for index in range(len(module))]
+
+
 def tied_names(model: nn.Module) -> list[set[str]]:
     """Groups of parameter names that share one parameter."""
     groups: dict[int, set[str]] = defaultdict(set)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups[id(parameter)].add(name)
     return [names for names in groups.values() if len(names) > 1]
+
+
+def tie_again(model: nn.Module, tied: Iterable[set[str]]) -> None:
+    """Let parameters share one tensor that shared one before, where they still have the same shape.
+
+    Moving a model off the meta device gives each name memory of its own.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for group in tied:
+        first, *others = sorted(group & set(parameters))
+        for name in others:
+            parent, _, child = name.rpartition(".")
+            if parameters[name].shape == parameters[first].shape:
+                setattr(model.get_submodule(parent), child, parameters[first])
 
 
 def copy_buffers(model: nn.Module) -> dict[str, torch.Tensor]:

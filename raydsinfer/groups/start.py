@@ -16,6 +16,7 @@ from raydsinfer.groups.lease import Lease
 from raydsinfer.groups.placement import GangRequest, remove, reserve, wait_until_placed
 from raydsinfer.groups.team import Team
 from raydsinfer.groups.topology import Rank, assign_ranks
+from raydsinfer.groups.watch import LoadWatch, progress_line
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -49,7 +50,10 @@ class Start:
                 self._meet()
         with self._phase("load"):
             self._tell(f"loading {self.spec.model} on {_counted(len(self.ranks), 'rank')}")
-            self.load_report = self.team.call("load", "load", timeout_s=self._left_s())[0]
+            with LoadWatch(self.team.progress, self._tell):
+                reports = self.team.call("load", "load", timeout_s=self._left_s())
+            self._tell_filled(reports)
+            self.load_report = reports[0]
         self._tell(f"ready after {sum(self.phases_s.values()):.1f} s")
 
     def _place(self, resources: ExitStack, keeper: ActorHandle[Any] | None) -> PlacementGroup:
@@ -91,6 +95,10 @@ class Start:
         # One limit for every collective of the gang's life: loading has the longest, or a batch.
         collective_s = max(config.start_timeout_s, config.call_timeout_s)
         self.team.call("rendezvous", "join_process_group", collective_s, timeout_s=self._left_s())
+
+    def _tell_filled(self, reports: Sequence[LoadReport]) -> None:
+        if line := progress_line({rank: report.filled for rank, report in enumerate(reports)}):
+            self._tell(line)
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline - time.monotonic())

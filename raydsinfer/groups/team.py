@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from raydsinfer.engines.base import LoadProgress
 from raydsinfer.errors import RankTimeoutError, WorkerGroupError
 from raydsinfer.groups.calls import Outcome, cause_of, gather
 from raydsinfer.groups.placement import GangRequest
@@ -22,6 +23,7 @@ from raydsinfer.groups.worker import WorkerActor
 logger = logging.getLogger(__name__)
 
 _STACK_TIMEOUT_S = 2.0  # a process that can answer does so in milliseconds
+_PROGRESS_TIMEOUT_S = 1.0  # a line that comes late is worth nothing
 _CLOSE_TIMEOUT_S = 10.0  # closing politely is a courtesy to the engine; killing frees the GPU anyway
 _DEATH_TIMEOUT_S = 15.0  # a killed process with tens of GB of pinned memory takes seconds to vanish
 _POLL_S = 0.05
@@ -82,6 +84,11 @@ class Team:
         error = WorkerGroupError(gang=self.gang, phase=phase, causes=self._causes(outcome, timeout_s))
         # Ray's own exception carries the traceback of the rank's process.
         raise error from next(iter(outcome.failures.values()), None)
+
+    def progress(self) -> dict[int, LoadProgress]:
+        """World rank → how far its load has come, of the ranks that answer at once."""
+        refs = {rank: actor.progress.remote() for rank, actor in enumerate(self._actors)}
+        return gather(refs, _PROGRESS_TIMEOUT_S).answers
 
     def close(self) -> None:
         """Let the engines close. Only for ranks that are idle: a busy one would not come to it."""

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from raydsinfer.engines import create_engine, engine_class
-from raydsinfer.engines.base import Engine, EngineSpec, LoadReport, RankContext
+from raydsinfer.engines.base import Engine, EngineSpec, LoadProgress, LoadReport, RankContext
 from raydsinfer.groups.topology import WorkerPlace
 
 
@@ -20,8 +20,8 @@ class Worker:
     """One rank: an actor that holds one engine.
 
     Everything that touches the engine runs on one thread, in the order in which the gang called
-    (CUDA's current device and torch's modes belong to a thread); `stacks` has a thread of its own, so
-    that it answers while the engine is busy. Ray keeps both promises through concurrency groups.
+    (CUDA's current device and torch's modes belong to a thread); `stack` and `progress` have a thread of
+    their own, so that they answer while the engine is busy. Ray keeps both promises through concurrency groups.
     """
 
     def __init__(self) -> None:
@@ -118,6 +118,11 @@ class Worker:
             return "nothing: it was between two calls"
         lines = [f"{f.name} ({f.filename}:{f.lineno})" for f in traceback.extract_stack(frame)]
         return " > ".join(lines[-4:])
+
+    @ray.method(concurrency_group="control")
+    def progress(self) -> LoadProgress:
+        """How far the engine has come with loading."""
+        return self._running().progress()
 
     def _running(self) -> Engine:
         if self._engine is None:

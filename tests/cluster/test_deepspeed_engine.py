@@ -78,7 +78,7 @@ def test_autotp_on_two_ranks_equals_transformers_for_every_family(tmp_path: Path
     pickled = write_tiny_model("llama", tmp_path / "pickled", safe=False)
     tied = write_tiny_model("llama", tmp_path / "tied", tie_word_embeddings=True)
     cases += [greedy_case(pickled), greedy_case(tied)]
-    done = run_ranks(2, tmp_path, answer, cases)
+    done = run_ranks(2, answer, cases)
     assert len(done) == len(cases)
     for case in done:
         assert_greedy(case)
@@ -92,7 +92,7 @@ def test_kernel_injection_of_opt_equals_transformers(
     tmp_path: Path, world_size: int, activation: str, meta: bool
 ) -> None:
     directory = write_tiny_model("opt", tmp_path / "opt", activation_function=activation)
-    [case] = run_ranks(world_size, tmp_path, answer, [greedy_case(directory, kernel_inject=True, use_meta_tensor=meta)])
+    [case] = run_ranks(world_size, answer, [greedy_case(directory, kernel_inject=True, use_meta_tensor=meta)])
     assert_greedy(case)
 
 
@@ -101,7 +101,7 @@ def test_uneven_heads_on_three_ranks_equal_transformers(tmp_path: Path) -> None:
     directory = write_tiny_model(
         "llama", tmp_path / "llama", hidden_size=72, num_attention_heads=9, num_key_value_heads=3, head_dim=8
     )
-    [case] = run_ranks(3, tmp_path, answer, [greedy_case(directory)])
+    [case] = run_ranks(3, answer, [greedy_case(directory)])
     assert_greedy(case)
 
 
@@ -128,7 +128,7 @@ def test_generation_settings_on_two_ranks(tmp_path: Path) -> None:
             (requests[:2], {"stop_strings": [stop]}),
         ],
     )
-    [done] = run_ranks(2, tmp_path, answer, [case])
+    [done] = run_ranks(2, answer, [case])
     first, again, other, several, beams, stopped = done.answers
     assert first == again, "the same seed gives the same text"
     assert first != other, "another seed gives another"
@@ -154,7 +154,7 @@ def test_saved_end_tokens_and_frequencies_of_older_checkpoints(tmp_path: Path) -
     state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
     cases = [Case(str(directory), {"use_meta_tensor": meta}, [(requests, {})]) for meta in (True, False)]
-    for case in run_ranks(1, tmp_path, answer, cases):
+    for case in run_ranks(1, answer, cases):
         first = case.answers[0][0][0]
         assert first == Completion(tuple(expected[0][: expected[0].index(end) + 1]), "stop")
 
@@ -162,7 +162,7 @@ def test_saved_end_tokens_and_frequencies_of_older_checkpoints(tmp_path: Path) -
 @pytest.mark.slow
 def test_plain_mode_serves_what_autotp_refuses(tmp_path: Path) -> None:
     cases = [greedy_case(write_tiny_model(f, tmp_path / f), ds_inference=False) for f in ("gpt2", "bloom")]
-    for case in run_ranks(1, tmp_path, answer, cases):
+    for case in run_ranks(1, answer, cases):
         assert_greedy(case)
 
 
@@ -188,7 +188,7 @@ def test_each_tensor_is_accounted_for(
     if add:
         state[add] = torch.zeros(2)
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
-    text = run_ranks(1, tmp_path, fail_to_load, str(directory), {"use_meta_tensor": meta})
+    text = run_ranks(1, fail_to_load, str(directory), {"use_meta_tensor": meta})
     assert text.startswith("WeightsMismatchError"), text
     assert expected in text
 
@@ -201,5 +201,5 @@ def test_injected_layers_are_accounted_for(tmp_path: Path) -> None:
     state = load_file(directory / "model.safetensors")
     del state["model.decoder.layers.1.fc1.bias"]
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
-    text = run_ranks(1, tmp_path, fail_to_load, str(directory), {"kernel_inject": True})
+    text = run_ranks(1, fail_to_load, str(directory), {"kernel_inject": True})
     assert "parameters never filled: model.decoder.layers.1.fc1.bias" in text

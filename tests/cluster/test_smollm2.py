@@ -64,4 +64,4 @@ def test_the_reference_makes_sense(model: str, expected: list[list[int]]) -> Non
 def test_tokens_equal_transformers(
     tmp_path: Path, model: str, prompts: list[list[int]], expected: list[list[int]], world_size: int
 ) -> None:
-    assert run_ranks(world_size, tmp_path, answer, model, prompts, timeout_s=300) == expected
+    assert run_ranks(world_size, answer, model, prompts, timeout_s=300) == expected

@@ -13,58 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from raydsinfer.bench.random_model import write_random_model
+from raydsinfer.bench.shapes import shape
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.base import EngineSpec, GenerateBatch, RankContext
 from raydsinfer.engines.tokenizer import load_tokenizer
-from tests.models import write_word_tokenizer
 from tests.ranks import run_ranks
 
-OPT_13B: dict[str, Any] = {
-    "vocab_size": 50272,
-    "hidden_size": 5120,
-    "ffn_dim": 20480,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 40,
-    "max_position_embeddings": 2048,
-    "word_embed_proj_dim": 5120,
-    "dropout": 0.0,
-}
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
-
-
-def write_opt_13b(directory: Path, layers: int) -> None:
-    """Random float16 weights, made on the GPU and stored as safetensors in shards."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    directory.mkdir(parents=True)
-    config = AutoConfig.for_model("opt", **{**OPT_13B, "num_hidden_layers": layers})
-    config.architectures, config.dtype = ["OPTForCausalLM"], "float16"
-    config.save_pretrained(directory)
-    with torch.device("meta"):
-        shapes = {k: v.shape for k, v in AutoModelForCausalLM.from_config(config).named_parameters()}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = torch.Generator(device=device).manual_seed(0)
-    shards: dict[str, dict[str, Any]] = {}
-    for name, shape in shapes.items():
-        value = torch.randn(shape, generator=generator, device=device, dtype=torch.float32).mul_(0.02)
-        if name.endswith("norm.weight"):
-            value += 1
-        part = name.split(".")[3] if ".layers." in name else "rest"
-        shards.setdefault(f"model-{part}.safetensors", {})[name] = value.half().cpu()
-    for file, state in shards.items():
-        save_file(state, directory / file, metadata={"format": "pt"})
-    index = {name: file for file, state in shards.items() for name in state}
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    write_word_tokenizer(directory, OPT_13B["vocab_size"])
 
 
 def batches(count: int, batch_size: int) -> list[list[list[int]]]:
@@ -144,7 +106,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if not options.model.exists():
-        write_opt_13b(options.model, options.layers)
+        write_random_model(options.model, shape("opt-13b", options.layers))
     config = EngineConfig(
         max_tokens=PROMPT_TOKENS + NEW_TOKENS, max_batch_size=options.batch_size, kernel_inject=options.kernel_inject
     )
@@ -156,9 +118,8 @@ def main() -> None:
     ray.init(address="local", include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
     rounds = []
     for _ in range(options.rounds):
-        with tempfile.TemporaryDirectory() as scratch:
-            mine, device = work[: options.batches], "cuda" if on_gpu() else "cpu"
-            alone = run_ranks(options.tp, Path(scratch), bare, spec, mine, timeout_s=500, device=device)
+        mine, device = work[: options.batches], "cuda" if on_gpu() else "cpu"
+        alone = run_ranks(options.tp, bare, spec, mine, timeout_s=500, device=device)
         rounds.append((alone, through_ray_data(spec, work, options.tp, options.gangs)))
     summary = summarise(options, rounds)
     print(json.dumps(summary))

@@ -24,7 +24,7 @@ LAYERS = (
     ("*",),
     ("scoring",),
     ("batch_predictor",),
-    ("demo",),
+    ("demo", "bench"),
     ("cli",),
 )
 LAYER_OF = {name: height for height, names in enumerate(LAYERS) for name in names}

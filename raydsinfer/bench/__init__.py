@@ -1,0 +1,1 @@
+"""Measures the library on models with random weights; behind `raydsinfer bench`."""

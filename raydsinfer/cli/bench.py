@@ -1,0 +1,107 @@
+"""`raydsinfer bench`: measures on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raydsinfer.cli.failures import reported_failures
+from raydsinfer.errors import InvalidSettingError
+
+bench_app = typer.Typer(
+    name="bench", help="Measure on this machine, with random weights.", no_args_is_help=True, rich_markup_mode="rich"
+)
+
+
+@bench_app.callback()
+def _root() -> None:
+    """Keep `load` a command of its own, also while it is the only one."""
+
+
+@bench_app.command()
+def load(
+    shape: Annotated[str, typer.Option(help="Sizes of a published model: opt-125m to opt-66b, llama-8b.")] = "opt-125m",
+    tp: Annotated[
+        int, typer.Option(min=1, help="Ranks that share the model; each needs a GPU unless --device cpu.")
+    ] = 1,
+    forms: Annotated[
+        str,
+        typer.Option(help="Forms of the weights, by comma: safetensors, bin, ranks, deepspeed (its own loader)."),
+    ] = "safetensors,ranks,bin,deepspeed",
+    kernel_inject: Annotated[bool, typer.Option(help="DeepSpeed's fused layers instead of AutoTP.")] = False,
+    num_layers: Annotated[int | None, typer.Option(help="Another number of layers than the shape has.")] = None,
+    directory: Annotated[
+        Path, typer.Option(help="Where the weights are written, and found again. Memory is fastest.")
+    ] = Path("/dev/shm/raydsinfer-bench"),  # noqa: S108
+    generate_rows: Annotated[int, typer.Option(min=0, help="Also generate two batches of so many rows.")] = 0,
+    cold: Annotated[bool, typer.Option(help="Drop the files from the page cache first: measures the disk.")] = False,
+    device: Annotated[str, typer.Option(help="cuda or cpu. [default: cuda if there is one]", show_default=False)] = "",
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all figures there.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Load a model of random weights, and compare with the floor and with DeepSpeed's own loader.
+
+    The floor is the bytes of a rank over the bandwidth from pinned host memory to its device, measured
+    on all ranks at once just before.
+    """
+    console = Console(stderr=True)
+    with reported_failures(console, debug=debug):
+        import torch
+
+        from raydsinfer.bench.load_suite import Form, LoadSuite
+
+        wanted = tuple(form.strip() for form in forms.split(","))
+        for form in wanted:
+            if form not in get_args(Form):
+                raise InvalidSettingError(name="forms", value=form, expected=f"of {', '.join(get_args(Form))}")
+        suite = LoadSuite(
+            shape=shape,
+            num_layers=num_layers,
+            tp_size=tp,
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            kernel_inject=kernel_inject,
+            forms=cast("tuple[Form, ...]", wanted),
+            directory=directory,
+            generate_rows=generate_rows,
+            cold=cold,
+        )
+        rows = []
+        for case, results in suite.run(lambda line: console.print(line, highlight=False, markup=False)):
+            rows.append({"case": dataclasses.asdict(case), "ranks": [dataclasses.asdict(r) for r in results]})
+            if json_path is not None:  # after each case: a later one may fail
+                json_path.write_text(json.dumps(rows, indent=1))
+        Console(width=None if Console().is_terminal else 120).print(load_table(suite.shape, rows))
+
+
+def load_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    """The figures of the slowest rank of each case.
+
+    Args:
+        title: What was loaded.
+        rows: ``case`` and ``ranks``, as written by ``--json``.
+    """
+    table = Table(title=f"{title}, {len(rows[0]['ranks'])} ranks")
+    columns = ("loader", "GB a rank", "fill s", "GB/s", "floor s", "x floor", "weights s", "load s", "host GiB")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "loader" else "right")
+    for row in rows:
+        slowest = max(row["ranks"], key=lambda rank: rank["fill_s"])
+        floor_s = slowest["parameter_bytes"] / slowest["host_to_device"]
+        table.add_row(
+            row["case"]["name"],
+            f"{slowest['parameter_bytes'] / 1e9:.2f}",
+            f"{slowest['fill_s']:.3f}",
+            f"{slowest['parameter_bytes'] / slowest['fill_s'] / 1e9:.2f}",
+            f"{floor_s:.3f}",
+            f"{slowest['fill_s'] / floor_s:.2f}",
+            f"{slowest['weights_s']:.2f}",
+            f"{slowest['load_s']:.2f}",
+            f"{max(rank['host_bytes'] for rank in row['ranks']) / 2**30:.2f}",
+        )
+    return table

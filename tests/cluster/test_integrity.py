@@ -1,0 +1,95 @@
+"""However weights come into a gang, every rank ends up with the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydsinfer.bench.ranks import run_on_ranks
+from raydsinfer.checkpoints.reshard import reshard_files
+from raydsinfer.checkpoints.tensors import Slice
+from raydsinfer.config import EngineConfig
+from raydsinfer.engines.base import EngineSpec, RankContext
+from raydsinfer.engines.resharding import checked_settings
+from tests.models import write_tiny_model
+
+# Sizes that three ranks share unevenly, but with a key-value head for each.
+GROUPED = {"hidden_size": 96, "num_attention_heads": 12, "num_key_value_heads": 4}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "opt": {},
+    "gptj": {},
+    "gpt_neox": {},
+    "gpt_neo": {},
+    "llama": GROUPED,
+    "qwen2": {**GROUPED, "tie_word_embeddings": True},
+    "mistral": {**GROUPED, "tie_word_embeddings": False},
+}
+
+
+def digests(context: RankContext, cases: list[tuple[str, dict[str, Any]]]) -> list[dict[str, str]]:
+    """On each rank: name → digest of each parameter, for each way of loading."""
+    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
+
+    found = []
+    for model, config in cases:
+        engine = DeepSpeedEngine(
+            EngineSpec(model=model, config=EngineConfig(dtype="float32", max_tokens=64, **config)), context
+        )
+        engine.load()
+        parameters = engine._model.named_parameters(remove_duplicate=False)
+        found.append({name: hashlib.sha256(p.contiguous().numpy().tobytes()).hexdigest() for name, p in parameters})
+        engine.close()
+    return found
+
+
+def _rules(directory: Path, tp_size: int) -> dict[str, tuple[Slice, ...]]:
+    from raydsinfer.engines.deepspeed_rules import slice_rules
+
+    return slice_rules(directory, tp_size)
+
+
+def rules_of(directories: Iterable[Path], tp_size: int) -> list[dict[str, tuple[Slice, ...]]]:
+    """Each in a process of its own, as DeepSpeed needs it; forked from one that has imported it already."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["raydsinfer.engines.deepspeed_rules", "transformers"])
+    with server.Pool(1, maxtasksperchild=1) as pool:
+        return pool.starmap(_rules, [(directory, tp_size) for directory in directories], chunksize=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("tp_size", [1, 2, 3])
+def test_resharded_weights_are_the_same_bits_on_every_rank(tmp_path: Path, tp_size: int) -> None:
+    whole = [write_tiny_model(family, tmp_path / family, **changes) for family, changes in FAMILIES.items()]
+    cases: list[tuple[str, dict[str, Any]]] = []
+    settings = checked_settings("ranks", tp_size, None, "40KB")
+    for directory, rules in zip(whole, rules_of(whole, tp_size), strict=True):
+        cut = tmp_path / f"{directory.name}-cut"
+        reshard_files(directory, cut, settings, origin={}, rules=lambda rules=rules: rules)
+        # By slice, by DeepSpeed from the whole model in memory, and as cut beforehand.
+        cases += [(str(directory), {}), (str(directory), {"use_meta_tensor": False}), (str(cut), {})]
+        if directory.name == "opt" and tp_size < 3:
+            injected = {"kernel_inject": True}
+            cases += [(str(directory), injected), (str(directory), {**injected, "use_meta_tensor": False})]
+            cases.append((str(cut), injected))
+    for rank, found in enumerate(run_on_ranks(tp_size, digests, cases, timeout_s=200)):
+        for at in range(0, len(cases), 3):
+            by_slice, by_deepspeed, cut_before = found[at : at + 3]
+            assert by_slice == by_deepspeed, (rank, cases[at])
+            assert by_slice == cut_before, (rank, cases[at])
+
+
+@pytest.mark.slow
+def test_the_layers_layout_loads_to_the_same_bits(tmp_path: Path) -> None:
+    whole = write_tiny_model("llama", tmp_path / "llama", **GROUPED)
+    layers = tmp_path / "layers"
+    reshard_files(whole, layers, checked_settings("layers", None, None, "1MB"), origin={}, rules=dict)
+    pickled = write_tiny_model("llama", tmp_path / "pickled", safe=False, **GROUPED)
+    cases: list[tuple[str, dict[str, Any]]] = [(str(path), {}) for path in (whole, layers, pickled)]
+    for first, *others in run_on_ranks(2, digests, cases):
+        assert all(other == first for other in others)
