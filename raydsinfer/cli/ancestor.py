@@ -11,6 +11,7 @@ _SWITCHES = {
     "use-meta-tensor": "use-meta-tensor",
     "use-cache": "use-cache",
 }
+_DOWNLOAD = ["run_on_every_node", "download_model"]  # a script of its own there
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 _MODEL = ("name", "checkpoint-path")
 
@@ -19,7 +20,8 @@ def modern_arguments(arguments: Sequence[str]) -> list[str]:
     """Rewrite old flags; everything else stays as it is.
 
     Underscores in flag names become dashes. ``--name`` (the hub name) or ``--checkpoint_path`` (its
-    directory, which wins) becomes the first argument of ``generate``, MODEL. Switches with a value,
+    directory, which wins) becomes the first argument of ``generate``, MODEL. ``run_on_every_node
+    download_model`` becomes ``fetch``. Switches with a value,
     ``--use_kernel=true`` or ``--use_kernel true``, become ``--kernel-inject`` or ``--no-kernel-inject``.
 
     Args:
@@ -28,6 +30,8 @@ def modern_arguments(arguments: Sequence[str]) -> list[str]:
     if "--" in arguments:
         end = list(arguments).index("--")
         return modern_arguments(arguments[:end]) + list(arguments[end:])
+    if list(arguments[:2]) == _DOWNLOAD:
+        arguments = ["fetch", *arguments[2:]]
     rest, model = [], {}
     words = iter(_joined([_with_dashes(word) for word in arguments]))
     for word in words:

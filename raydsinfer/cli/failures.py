@@ -45,20 +45,24 @@ def root_error(error: BaseException) -> BaseException:
     return error
 
 
+_NOTHING_LEFT = "interrupted; no process and no unfinished file was left behind"
+
+
 @contextmanager
-def reported_failures(console: Console, *, debug: bool) -> Iterator[None]:
+def reported_failures(console: Console, *, debug: bool, interrupted: str = _NOTHING_LEFT) -> Iterator[None]:
     """End the command with a message instead of a traceback.
 
     Args:
         console: Where to say it.
         debug: Whether to show the traceback too.
+        interrupted: What is said after Ctrl-C.
     """
     try:
         with one_interrupt():
             yield
     except KeyboardInterrupt:
         # What had to be given back was given back on the way here.
-        console.print("interrupted; no process and no unfinished file was left behind", markup=False, highlight=False)
+        console.print(interrupted, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except typer.Exit:
         raise

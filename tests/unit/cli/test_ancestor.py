@@ -16,6 +16,9 @@ from raydsinfer.cli.ancestor import modern_arguments
         ("generate m i o --use_kernel true --use_cache false", "generate m i o --kernel-inject --no-use-cache"),
         ("generate m i o --ds_inference=no", "generate m i o --no-ds-inference"),
         ("generate m in_put.txt out_put.txt --hf_home /a_b", "generate m in_put.txt out_put.txt --hf-home /a_b"),
+        ("run_on_every_node download_model a/b /d_x --hf_home /h", "fetch a/b /d_x --hf-home /h"),
+        ("run_on_every_node download_model --name a/b", "fetch a/b"),
+        ("nodes run --gpu_only -- mount --name x_y --o_p", "nodes run --gpu-only -- mount --name x_y --o_p"),
         ("generate -- --name x_y", "generate -- --name x_y"),
     ],
 )
