@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from raydsinfer.errors import CheckpointError
+
 _NUM_SAMPLES = 64
 _SAMPLE_BYTES = 4096
 
@@ -38,13 +40,21 @@ def identify(directory: Path, names: Iterable[str]) -> Identity:
     Args:
         directory: Where they are.
         names: Their names in it.
+
+    Raises:
+        CheckpointError: One cannot be read.
     """
     content, stamp = hashlib.sha256(), hashlib.sha256()
     for name in sorted(names):
         path = directory / name
-        found = path.stat()
-        content.update(f"{name}\0{found.st_size}\0".encode())
-        _add_samples(content, path, found.st_size)
+        try:
+            found = path.stat()
+            content.update(f"{name}\0{found.st_size}\0".encode())
+            _add_samples(content, path, found.st_size)
+        except OSError as error:
+            raise CheckpointError(
+                path=str(path), reason=f"cannot be read ({error.strerror})", hint="Check the file and its permissions."
+            ) from error
         stamp.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
     place = hashlib.sha256(f"{platform.node()}\0{directory.resolve()}".encode()).hexdigest()
     return Identity(content=content.hexdigest(), place=place, stamp=stamp.hexdigest())
