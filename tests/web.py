@@ -56,9 +56,7 @@ def serving(model: WebModel) -> Iterator[str]:
     class Handler(_Handler):
         web = model
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        server.block_on_close = False
+    with _Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -69,17 +67,24 @@ def serving(model: WebModel) -> Iterator[str]:
             thread.join()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads, block_on_close = True, False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # clients are killed here
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     web: WebModel
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._answer()
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def _answer(self) -> None:
@@ -115,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for header, value in (headers or {}).items():
             self.send_header(header, value)
-        if self.web.tells_size or status >= 400:
+        if self.web.tells_size or not content:
             self.send_header("Content-Length", str(len(content)))
         else:
             self.send_header("Transfer-Encoding", "chunked")
@@ -142,5 +147,5 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             with self.web.lock:
                 self.web.num_bytes_sent += len(piece)
-        if not self.web.tells_size:
+        if not self.web.tells_size and content:
             self.wfile.write(b"0\r\n\r\n")

@@ -45,7 +45,7 @@ class HubModel:
             The directory, bytes of the model, and bytes that had to be fetched.
         """
         try:
-            listed = self._listed()
+            listed = self.listing()
         except CheckpointError as error:
             return self._from_cache(error)
         if not self._missing(listed):
@@ -65,13 +65,9 @@ class HubModel:
                 progress.add(progress.total - progress.num_bytes)
         return directory, progress.total, num_missing
 
-    def stamps(self) -> dict[str, str]:
-        """File name → what changes when the file does."""
-        return {name: stamp for name, (_, stamp) in self._listed().items()}
-
     def fill(self, directory: Path, on_progress: OnProgress | None = None) -> int:
         """Bring the files into a directory, not into the cache; returns bytes that had to be fetched."""
-        listed = self._listed()
+        listed = self.listing()
         absent = {name: size for name, (size, _) in listed.items() if not (directory / name).exists()}
         require_space(sum(absent.values()), directory)
         progress = Progress(sum(size for size, _ in listed.values()), on_progress)
@@ -81,7 +77,7 @@ class HubModel:
             progress.add(progress.total - progress.num_bytes)
         return sum(absent.values())
 
-    def _listed(self) -> dict[str, tuple[int, str]]:
+    def listing(self) -> dict[str, tuple[int, str]]:
         """Wanted file name → bytes and id of its content."""
         from huggingface_hub import HfApi
 
@@ -152,7 +148,13 @@ class HubModel:
         return Path(found), sum((Path(found) / name).stat().st_size for name in wanted), 0
 
     def _explained(self, error: Exception) -> CheckpointError:
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+        )
 
         said = without_secrets(summary_of(error))
         if isinstance(error, (HfHubHTTPError, HFValidationError)):
@@ -161,6 +163,12 @@ class HubModel:
                 path=self.name,
                 reason=f"the hub does not give {'it to everyone' if gated else 'it'} ({said})",
                 hint="Check the name and the revision; a gated or private model needs HF_TOKEN on every node.",
+            )
+        if isinstance(error, LocalEntryNotFoundError):  # how a download fails; its cause says why
+            return CheckpointError(
+                path=self.name,
+                reason=f"could not be fetched from the hub ({without_secrets(summary_of(error.__cause__ or error))})",
+                hint="Check that the nodes reach the hub, and fetch again.",
             )
         offline = isinstance(error, OfflineModeIsEnabled)
         return CheckpointNotFoundError(

@@ -58,6 +58,10 @@ class LocalCopy:
         """Bytes of all files of the copy that is there."""
         return sum(num_bytes for num_bytes, _ in self.files().values())
 
+    def num_bytes_in_part(self) -> int:
+        """Bytes that have arrived of a copy that is being made."""
+        return sum(_size(path) or 0 for path in self.part.rglob("*") if path.is_file())
+
     def require_room(self) -> None:
         """Check that the directory is ours to fill.
 

@@ -131,9 +131,11 @@ def not_openable(error: Exception, url: str) -> CheckpointError:
 
 
 def _root(error: BaseException) -> BaseException:
-    """fsspec says "not found" of whatever went wrong while it asked an HTTP server for a file."""
+    """fsspec says "not found" of whatever went wrong while it asked a web server for a file."""
     cause = error.__cause__
-    return cause if isinstance(error, FileNotFoundError) and cause is not None else error
+    of_the_network = isinstance(cause, OSError) or isinstance(getattr(cause, "status", None), int)
+    of_the_network = of_the_network or type(cause).__module__.startswith("aiohttp")
+    return cause if isinstance(error, FileNotFoundError) and cause is not None and of_the_network else error
 
 
 def _status(error: BaseException) -> int | None:

@@ -186,8 +186,8 @@ def _hash(source: str) -> str:
 class _Origin(Protocol):
     """Where the files of a copy come from."""
 
-    def stamps(self) -> dict[str, str]:
-        """File name → what changes when the file does."""
+    def listing(self) -> dict[str, tuple[int, str]]:
+        """File name → bytes, and what changes when the file does."""
 
     def fill(self, directory: Path, on_progress: OnProgress | None) -> int:
         """Bring the files; returns bytes that had to be fetched."""
@@ -200,10 +200,10 @@ class _StoredModel:
         self._url, self._weights = url, weights
         self._files: Sequence[RemoteFile] = ()
 
-    def stamps(self) -> dict[str, str]:
+    def listing(self) -> dict[str, tuple[int, str]]:
         self._store = Store(self._url)
         self._files = self._store.files(weights=self._weights)
-        return {file.name: file.stamp for file in self._files}
+        return {file.name: (file.num_bytes or 0, file.stamp) for file in self._files}
 
     def fill(self, directory: Path, on_progress: OnProgress | None) -> int:
         num_bytes = download(self._store, self._files, directory, on_progress)
@@ -213,8 +213,8 @@ class _StoredModel:
 
     def _require_unchanged(self) -> None:
         """Files are fetched in pieces: without checksums nothing else says that the pieces go together."""
-        before = {file.name: file.stamp for file in self._files}
-        changed = sorted(name for name, _ in before.items() ^ self.stamps().items())
+        before = {file.name: (file.num_bytes or 0, file.stamp) for file in self._files}
+        changed = sorted(name for name, _ in before.items() ^ self.listing().items())
         if changed:
             raise CheckpointError(
                 path=self._store.shown,
@@ -236,10 +236,12 @@ def _bring(copy: LocalCopy, origin: _Origin, refresh: bool, on_progress: OnProgr
 
 
 def _make(copy: LocalCopy, origin: _Origin, on_progress: OnProgress | None) -> int:
-    stamps = origin.stamps()
+    listing = origin.listing()
+    stamps = {name: stamp for name, (_, stamp) in listing.items()}
     if copy.is_whole() and stamps == {name: stamp for name, (_, stamp) in copy.files().items()}:
         return 0
-    copy.prepare(stamps)
+    with writing_to(copy.part.parent, lambda: sum(size for size, _ in listing.values()) - copy.num_bytes_in_part()):
+        copy.prepare(stamps)
     num_fetched = origin.fill(copy.part, on_progress)
     copy.commit(stamps)
     return num_fetched

@@ -15,8 +15,11 @@ SMALL = ["config.json", "merges.txt", "sub/tokenizer.json", "modeling_own.py", "
         (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
         (["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "training_args.bin"], ["pytorch_model.bin"]),
         (
-            ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-            + ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin", "consolidated.safetensors"],
+            [
+                *("model.safetensors.index.json", "model-00001-of-00002.safetensors"),
+                *("model-00002-of-00002.safetensors", "consolidated.safetensors"),
+                *("pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"),
+            ],
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
         ),
         (

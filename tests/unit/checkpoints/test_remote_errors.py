@@ -16,7 +16,7 @@ from raydsinfer.checkpoints.remote_errors import (
 )
 from raydsinfer.errors import CheckpointNotFoundError
 
-SECRET = "https://me:pass@host/model?sig=secret&x=1"
+SIGNED = "https://me:pass@host/model?sig=secret&x=1"
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class HttpError(Exception):
     def __init__(self, status: int) -> None:
-        super().__init__(f"{status}, url={SECRET!r}")
+        super().__init__(f"{status}, url={SIGNED!r}")
         self.status = status
 
 
 def not_found_because_of(error: Exception) -> FileNotFoundError:
     """As fsspec says it of whatever a web server answered."""
-    raised = FileNotFoundError(SECRET)
+    raised = FileNotFoundError(SIGNED)
     raised.__cause__ = error
     return raised
 
@@ -40,9 +40,9 @@ def not_found_because_of(error: Exception) -> FileNotFoundError:
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        (SECRET, "https://host/model"),
-        (f"FileNotFoundError: {SECRET}", "FileNotFoundError: https://host/model"),
-        (f"503, url='{SECRET}', try again", "503, url='https://host/model', try again"),
+        (SIGNED, "https://host/model"),
+        (f"FileNotFoundError: {SIGNED}", "FileNotFoundError: https://host/model"),
+        (f"503, url='{SIGNED}', try again", "503, url='https://host/model', try again"),
         ("s3://bucket/model", "s3://bucket/model"),
         ("zip://a.bin::https://host/b.zip?token=1", "zip://a.bin::https://host/b.zip"),
         ("is that right? no@where", "is that right? no@where"),
@@ -66,6 +66,7 @@ def test_secrets_are_taken_out_of_urls(text: str, left: str) -> None:
         (not_found_because_of(HttpError(404)), False, True),
         (not_found_because_of(ConnectionRefusedError()), True, False),
         (FileNotFoundError("gone"), False, True),
+        (not_found_because_of(KeyError("gone")), False, True),
         (PermissionError("no"), False, True),
         (KeyboardInterrupt(), False, False),
     ],
@@ -84,11 +85,11 @@ def test_what_may_pass_and_what_says_that_nothing_is_there(error: BaseException,
         (PermissionError("Access Denied"), "no permission to read it (PermissionError: Access Denied)", False),
         (type("NoCredentialsError", (Exception,), {})("Unable to locate"), "no permission to read it (NoCred", False),
         (ConnectionResetError("by peer"), "could not be fetched (ConnectionResetError: by peer). Check that", False),
-        (ValueError(SECRET), "could not be fetched (ValueError: https://host/model)", False),
+        (ValueError(SIGNED), "could not be fetched (ValueError: https://host/model)", False),
     ],
 )
 def test_what_is_said(error: Exception, message: str, not_found: bool) -> None:
-    raised = explained(error, SECRET)
+    raised = explained(error, SIGNED)
     assert message in str(raised)
     assert str(raised).startswith("https://host/model: ")
     assert "secret" not in str(raised)

@@ -243,7 +243,7 @@ def test_the_index_of_the_per_rank_form_has_checksums(tmp_path: Path) -> None:
     with pytest.raises(CorruptCheckpointError, match=f"{name}: its sha256 is"):
         fetch("memory://bucket/ranks", target=tmp_path / "copy")
     filesystem.pipe_file(f"/bucket/ranks/{name}", b"weigh")
-    with pytest.raises(CorruptCheckpointError, match="has 5 bytes instead of the 7 in raydsinfer_ranks.json"):
+    with pytest.raises(CorruptCheckpointError, match="has 5 bytes instead of the 7 in raydsinfer_ranks"):
         fetch("memory://bucket/ranks", target=tmp_path / "copy")
     filesystem.pipe_file(f"/bucket/ranks/{name}", b"weights")
     assert name in names_in(fetch("memory://bucket/ranks", target=tmp_path / "copy").directory)
@@ -331,3 +331,19 @@ def test_secrets_of_a_url_are_stored_and_said_nowhere(tmp_path: Path) -> None:
     for secret in ("pa55word", "5ecret"):
         assert secret not in stored
         assert secret not in said
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
+    web = WebModel({"config.json": b"{}", "model.safetensors": WEIGHTS})
+
+    def change(done: int, total: int) -> None:
+        if done > total // 2:
+            web.files["model.safetensors"] = bytes(len(WEIGHTS))
+
+    with serving(web) as url:
+        with pytest.raises(CheckpointError, match=r"changed while it was fetched: model\.safetensors"):
+            fetch(url, target=tmp_path / "copy", on_progress=change)
+        assert not (tmp_path / "copy").exists()
+        fetch(url, target=tmp_path / "copy")
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == bytes(len(WEIGHTS))
