@@ -66,10 +66,9 @@ def uneven_rules(state: dict[str, Any]) -> dict[str, tuple[Slice, ...]]:
         Slice(1, ((quarters[0], quarters[1]), (quarters[1] + 3, quarters[2]))),
         Slice(1, ((quarters[1], quarters[1] + 3),)),
     )
-    return {
-        name: rows if "attn" in name or "bias" in name else columns if "down" in name else (WHOLE,) * 3
-        for name in state
-    }
+    long_rows = tuple(Slice(0, part.ranges) for part in columns)
+    cuts = {"attn.weight": rows, "up.weight": long_rows, "up.bias": long_rows, "down.weight": columns}
+    return {name: cuts.get(".".join(name.split(".")[-2:]), (WHOLE,) * 3) for name in state}
 
 
 def part_of(tensor: Any, part: Slice) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from raydsinfer.checkpoints.description import Description, describe
+from raydsinfer.checkpoints.pickles import can_be_mapped
 from raydsinfer.checkpoints.ranks_index import write_ranks_index
 from raydsinfer.checkpoints.reshard_extras import copy_extras, extra_files, read_model_config
 from raydsinfer.checkpoints.reshard_identity import Identity, identify
@@ -170,8 +171,9 @@ def _build(place: Target, plan: Plan, job: Job, on_progress: OnProgress | None) 
     description, settings = job.description, job.settings
     with place.typed_errors(plan.num_bytes):
         journal = Journal(place.partial, job.key(plan))
-        place.check_space(plan.num_bytes - journal.tidy())
+        place.check_space(plan.num_bytes + _unpacked_bytes(description) - journal.tidy())
         sums, num_resumed = write_plan(plan, description, place.partial, journal, on_progress)
+        journal.tidy()
         job.check_unchanged()
         copy_extras(description.directory, place.partial, job.extras, settings.dtype)
         if settings.tp_size is None:
@@ -190,6 +192,14 @@ def _build(place: Target, plan: Plan, job: Job, on_progress: OnProgress | None) 
         place.commit()
         journal.remove_from(place.path)
     return manifest, num_resumed
+
+
+def _unpacked_bytes(description: Description) -> int:
+    """Space for copies of pickles that cannot be mapped as they are."""
+    if description.form != "bin":
+        return 0
+    sizes = description.files.items()
+    return sum(num_bytes for name, num_bytes in sizes if not can_be_mapped(description.directory / name))
 
 
 def _check_convertible(description: Description, dtype: str | None) -> None:

@@ -11,7 +11,7 @@ from raydsinfer.checkpoints.tensors import Slice
 if TYPE_CHECKING:
     import torch
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 2**20
 """Large enough that a call costs nothing beside its work, small beside any layer."""
 
 

@@ -31,12 +31,12 @@ class Journal:
 
     def __init__(self, directory: Path, key: str) -> None:
         self._directory, self._path, self._lock = directory, directory / JOURNAL, threading.Lock()
-        self._listed = self._read(key)
-        if self._listed is None:
+        earlier = self._read(key)
+        self._listed: dict[str, FileSum] = earlier or {}
+        if earlier is None:
             if directory.exists():
                 shutil.rmtree(directory)
             directory.mkdir()
-            self._listed = {}
             self._append({"key": key})
 
     def _read(self, key: str) -> dict[str, FileSum] | None:
@@ -53,14 +53,9 @@ class Journal:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
-    @property
-    def listed(self) -> Mapping[str, FileSum]:
-        """File name → size and checksum of what was finished."""
-        return dict(self._listed or {})
-
     def trusted(self, name: str, num_bytes: int, check: Callable[[], None]) -> FileSum | None:
         """What a finished file holds, if it is still what was listed; reads it whole, calling `check` meanwhile."""
-        listed = self.listed.get(name)
+        listed = self._listed.get(name)
         path = self._directory / name
         if listed is None or listed.bytes != num_bytes or not path.is_file() or path.stat().st_size != num_bytes:
             return None
@@ -69,6 +64,7 @@ class Journal:
     def add(self, files: Mapping[str, FileSum]) -> None:
         """List finished files; any thread may."""
         with self._lock:
+            self._listed |= files
             self._append(*({"name": name, **asdict(file)} for name, file in files.items()))
 
     def _append(self, *entries: Mapping[str, object]) -> None:
@@ -81,7 +77,7 @@ class Journal:
         """Remove what was left unfinished; returns the bytes of what was finished."""
         num_bytes = 0
         for path in self._directory.iterdir():
-            if path.name in self.listed:
+            if path.name in self._listed:
                 num_bytes += path.stat().st_size
             elif path != self._path:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
