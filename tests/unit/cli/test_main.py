@@ -33,7 +33,7 @@ def test_help_has_a_flag_for_each_setting(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("COLUMNS", "200")
     code, text, _ = run("generate", "--help")
     assert code == 0
-    hidden = {"replace_method", "save_mp_checkpoint_path", "reshard_checkpoint_path", "echo_fault", "echo_delay_s"}
+    hidden = {"replace_method", "echo_fault", "echo_delay_s"}
     for name in {*GenerationConfig.model_fields, *EngineConfig.model_fields} - hidden:
         assert f"--{name.replace('_', '-')}" in text
 
@@ -43,8 +43,7 @@ def test_help_has_a_flag_for_each_setting(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("--dtype flaot16", "Did you mean 'float16'?"),
         ("--dtype int8", "quantised weights are not built yet"),
-        ("--reshard_checkpoint_path /x", "reshard_checkpoint_path is not supported"),
-        ("--save_mp_checkpoint_path /x", "save_mp_checkpoint_path is not supported"),
+        ("--save_mp_checkpoint_path /x --no-use-meta-tensor", "use_meta_tensor=False cannot be used"),
         ("--replace_method full", "replace_method='full'"),
         ("--temperature -1", "temperature=-1.0 cannot be used"),
         ("--temprature 1", "--temperature"),
