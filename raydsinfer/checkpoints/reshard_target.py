@@ -47,6 +47,7 @@ class Target:
         """Be the only one who works on this target, on any node that shares the disk."""
         with self.typed_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.touch()  # says what is wrong with the place; `acquire` would try for ever
             lock = FileLock(self._lock)
             lock.acquire()
         try:

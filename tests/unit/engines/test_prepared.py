@@ -1,0 +1,75 @@
+"""The directory that a gang loads from, as its settings ask for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raydsinfer.checkpoints.description import describe
+from raydsinfer.config import EngineConfig
+from raydsinfer.engines import resharding
+from raydsinfer.engines.prepared import prepared_directory
+from raydsinfer.engines.resharding import checked_settings, reshard_directory
+from raydsinfer.errors import InvalidSettingError, OutputError
+from tests import synthetic
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return synthetic.write(tmp_path / "model", synthetic.tensors())
+
+
+@pytest.fixture(autouse=True)
+def rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules by hand: DeepSpeed knows no made-up models."""
+    by_hand = synthetic.uneven_rules(synthetic.tensors())
+    monkeypatch.setattr(resharding, "slice_rules_in_process", lambda *_, **__: by_hand)
+
+
+def test_nothing_asked_is_nothing_done(tmp_path: Path, model: Path) -> None:
+    assert prepared_directory(model, EngineConfig(), 3) == model
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_layers_are_made_once(tmp_path: Path, model: Path) -> None:
+    config = EngineConfig(reshard_checkpoint_path=str(tmp_path / "deep" / "layers"))
+    directory = prepared_directory(model, config, 3)
+    assert directory == tmp_path / "deep" / "layers"
+    assert describe(directory).form == "safetensors"
+    made = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
+    assert prepared_directory(model, config, 1) == directory
+    assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == made
+
+
+def test_ranks_are_made_for_the_gang(tmp_path: Path, model: Path) -> None:
+    config = EngineConfig(save_mp_checkpoint_path=str(tmp_path / "ranks"))
+    assert describe(prepared_directory(model, config, 3)).tp_size == 3
+    with pytest.raises(OutputError, match="holds another reshard"):
+        prepared_directory(model, config, 2)
+
+
+def test_ranks_are_made_from_layers_if_both_are_asked_for(tmp_path: Path, model: Path) -> None:
+    paths = {"reshard_checkpoint_path": str(tmp_path / "l"), "save_mp_checkpoint_path": str(tmp_path / "r")}
+    assert prepared_directory(model, EngineConfig(**paths), 3) == tmp_path / "r"
+    assert describe(tmp_path / "l").form == "safetensors"
+    assert describe(tmp_path / "r").form == "ranks"
+
+
+def test_one_that_was_made_by_hand_will_do(tmp_path: Path, model: Path) -> None:
+    settings = checked_settings("ranks", 3, "float16", "1MB")
+    reshard_directory(model, tmp_path / "ranks", settings, origin={})
+    config = EngineConfig(save_mp_checkpoint_path=str(tmp_path / "ranks"))
+    tensors = describe(prepared_directory(model, config, 3)).tensors.values()
+    assert {tensor.dtype for tensor in tensors} == {"float16"}
+
+
+def test_settings_that_came_along_with_what_they_made(tmp_path: Path, model: Path) -> None:
+    config = EngineConfig(reshard_checkpoint_path=str(tmp_path / "layers"))
+    directory = prepared_directory(model, config, 3)
+    assert prepared_directory(directory, config, 3) == directory
+
+
+def test_a_path_inside_the_model_is_refused(model: Path) -> None:
+    with pytest.raises(InvalidSettingError, match="apart from the source"):
+        prepared_directory(model, EngineConfig(reshard_checkpoint_path=str(model / "layers")), 3)
