@@ -50,6 +50,10 @@ def cluster(address: str | None, *, num_cpus: int, debug: bool) -> Iterator[bool
         _silence_ray_data()
         _exit_on_terminate()
         yield started
+    except SystemExit:
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # by `leave`; Ray's calls make another code of its own
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
     finally:
         ray.shutdown()  # also of what an interrupted start has begun
 

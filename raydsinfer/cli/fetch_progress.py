@@ -109,7 +109,9 @@ class LiveFetchDisplay:
     def done(self, result: NodeResult[Fetched]) -> None:
         if result.node_id in self._tasks:
             task = self._tasks.pop(result.node_id)
-            self._progress.update(task, said=outcome(result))
+            size = result.value.num_bytes if result.value else 0
+            there = {"total": size, "completed": size} if size else {"total": 1.0, "completed": 0.0}
+            self._progress.update(task, said=outcome(result), **there)
             self._progress.stop_task(task)
 
 

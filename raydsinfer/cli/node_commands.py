@@ -51,8 +51,8 @@ def run(
     command: Annotated[
         list[str],
         typer.Argument(
-            metavar="-- COMMAND [ARGS]...",
-            help="What to run, word for word; no shell reads it. For one: -- bash -c '...'",
+            metavar="COMMAND",
+            help="After --: command and arguments, word for word. No shell reads them; for one: -- bash -c '...'",
             show_default=False,
         ),
     ],

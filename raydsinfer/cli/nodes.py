@@ -47,7 +47,10 @@ class Selection:
             InvalidSettingError: There is no cluster at that address, or no such node in it.
         """
         with redirect_stdout(sys.stderr), cluster(self.address, num_cpus=1, debug=debug):  # Ray prints there
-            yield node_names(choose_nodes(alive_nodes(), gpu_only=self.gpu_only, labels=self.labels))
+            nodes = alive_nodes()
+            names = node_names(nodes)  # all of them: a node is called the same, whichever are meant
+            chosen = choose_nodes(nodes, gpu_only=self.gpu_only, labels=self.labels)
+            yield {node.node_id: names[node.node_id] for node in chosen}
 
 
 def parsed_labels(words: Sequence[str]) -> dict[str, str]:
@@ -84,7 +87,7 @@ def nodes_table(nodes: Sequence[Node]) -> Table:
 
 def print_table(table: Table, console: Console) -> None:
     """Print a table; where no person looks, a row is a line, however long."""
-    console.print(table, width=None if console.is_terminal else _WIDE)
+    (console if console.is_terminal else Console(file=console.file, width=_WIDE)).print(table)
 
 
 def node_json(node: Node) -> dict[str, Any]:
