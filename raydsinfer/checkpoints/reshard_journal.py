@@ -12,6 +12,7 @@ from pathlib import Path
 
 from raydsinfer.checkpoints.ranks_index import FileSum
 from raydsinfer.checkpoints.reshard_writer import sum_of
+from raydsinfer.errors import OutputError
 
 JOURNAL = "raydsinfer_reshard.journal"
 
@@ -26,6 +27,7 @@ class Journal:
         key: What the directory shall become; equal only for the same files.
 
     Raises:
+        OutputError: The directory holds something that no reshard left.
         OSError: The directory cannot be made or written.
     """
 
@@ -34,9 +36,15 @@ class Journal:
         earlier = self._read(key)
         self._listed: dict[str, FileSum] = earlier or {}
         if earlier is None:
-            if directory.exists():
-                shutil.rmtree(directory)
-            directory.mkdir()
+            directory.mkdir(exist_ok=True)
+            if not self._path.exists() and any(directory.iterdir()):
+                raise OutputError(
+                    path=str(directory),
+                    reason="it is where the files would be built, but was not made by reshard",
+                    hint="Choose another target, or remove it yourself.",
+                )
+            self.tidy()
+            self._path.unlink(missing_ok=True)
             self._append({"key": key})
 
     def _read(self, key: str) -> dict[str, FileSum] | None:

@@ -74,6 +74,10 @@ class Target:
 
     def check_free(self, *, overwrite: bool) -> None:
         """Raise `OutputError` if something is there that may not be replaced."""
+        if self.path.is_mount():  # what is built beside it would be on another disk
+            raise OutputError(
+                path=str(self.path), reason="a disk is mounted there", hint="Choose a directory below it."
+            )
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
         if not (self.path / MANIFEST).is_file():

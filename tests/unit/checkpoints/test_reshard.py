@@ -298,6 +298,19 @@ def test_what_reshard_did_not_make_is_never_replaced(tmp_path: Path, source: Pat
     assert "all my work" in (target / "thesis.tex" if what == "directory" else target).read_text()
 
 
+def test_what_stands_where_it_would_be_built_is_left_alone(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "target.partial").mkdir()
+    (tmp_path / "target.partial" / "thesis.tex").write_text("half my work")
+    with pytest.raises(OutputError, match=r"target\.partial: .* was not made by reshard"):
+        run(source, tmp_path / "target", overwrite=True)
+    assert (tmp_path / "target.partial" / "thesis.tex").exists()
+
+
+def test_the_place_of_a_disk_is_no_target(source: Path) -> None:
+    with pytest.raises(OutputError, match="a disk is mounted there"):
+        run(source, Path("/proc"), overwrite=True)
+
+
 def test_an_empty_directory_is_a_fine_target(tmp_path: Path, source: Path) -> None:
     (tmp_path / "target").mkdir()
     assert not run(source, tmp_path / "target").already_there
