@@ -17,7 +17,7 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for each page."""
     markdown = re.sub(r"<!-- settings: (\w+) -->", lambda found: settings_table(found[1]), markdown)
-    return re.sub(r"<!-- flags: (\w+) -->", lambda found: flags_table(found[1]), markdown)
+    return re.sub(r"<!-- flags: ([\w ]+) -->", lambda found: flags_table(found[1]), markdown)
 
 
 def settings_table(class_name: str) -> str:
@@ -35,14 +35,15 @@ def settings_table(class_name: str) -> str:
 
 
 def flags_table(command: str) -> str:
-    """A row a flag, as the command's own help says it."""
+    """A row a flag, as the command's own help says it; a command within another has two words."""
     import click
     import typer
 
     from raydsinfer.cli.main import app
 
-    group: Any = typer.main.get_command(app)
-    found = group.get_command(click.Context(group), command)
+    found: Any = typer.main.get_command(app)
+    for word in command.split():
+        found = found.get_command(click.Context(found), word)
     rows = []
     for parameter in found.params:
         if getattr(parameter, "hidden", False):

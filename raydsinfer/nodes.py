@@ -62,7 +62,7 @@ def run_on_every_node(
 
     Nothing is tried twice. What fails on one node (an exception, a process that dies, a node that is
     lost) is the result of that node; the others go on. A call that asks for no resources, which is the
-    default, also runs where every CPU is taken; Ray then hides the node's GPUs from it.
+    default, also runs where every CPU is taken.
 
     Where time is up, or this call is interrupted, `fn` gets a `KeyboardInterrupt` and `stop_s` seconds
     before its process is ended.

@@ -80,8 +80,8 @@ def fetch_everywhere(wanted: Fetch, selection: Selection, *, console: Console, d
     Raises:
         ConfigurationError: There are no such nodes.
     """
-    # As an argument, pickled with the call: the environment variables of a runtime_env are shown by Ray's
-    # dashboard, its state API and its logs, and so is a command line by the nodes; arguments by none of them.
+    # As an argument, pickled with the call: Ray writes the environment variables of a runtime_env to a log
+    # (runtime_env_agent.log) and shows them in its dashboard and state API; arguments it neither shows nor logs.
     token = Secret(os.environ[_TOKEN]) if os.environ.get(_TOKEN) else None
     with selection.names(debug=debug) as names, open_fetch_display(console, names) as display:
 

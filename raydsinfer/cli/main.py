@@ -12,6 +12,7 @@ from raydsinfer import __version__
 from raydsinfer.cli.ancestor import modern_arguments
 from raydsinfer.cli.bench import bench_app
 from raydsinfer.cli.failures import ExitCode, reported_failures
+from raydsinfer.cli.node_commands import EXIT_CODES as NODE_EXIT_CODES
 from raydsinfer.cli.node_commands import fetch, nodes_app
 from raydsinfer.cli.options import with_flags
 from raydsinfer.cli.reshard import EXIT_CODES as RESHARD_EXIT_CODES
@@ -190,7 +191,7 @@ def demo(
     raise typer.Exit(ExitCode.ERROR_ROWS if tally.num_errors else ExitCode.OK)
 
 
-app.command(epilog=_EXIT_CODES)(fetch)
+app.command(epilog=NODE_EXIT_CODES)(fetch)
 app.add_typer(bench_app)
 app.add_typer(nodes_app, name="nodes")
 app.command(epilog=RESHARD_EXIT_CODES)(reshard)

@@ -23,13 +23,13 @@ Label = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead of the table.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")]
 
-_EXIT_CODES = "Exit codes: 0 all is well; 1 it failed on a node; 2 wrong usage or settings; 130 interrupted."
+EXIT_CODES = "Exit codes: 0 all is well; 1 it failed on a node; 2 wrong usage or settings; 130 interrupted."
 _KEPT = "interrupted; no process was left behind. Run it again to go on: what has arrived may be kept"
 
 nodes_app = typer.Typer(no_args_is_help=True, help="The nodes of the cluster: list them, run a command on each.")
 
 
-@nodes_app.command("list", epilog=_EXIT_CODES)
+@nodes_app.command("list", epilog=EXIT_CODES)
 def list_nodes(
     address: Address = None, gpu_only: GpuOnly = False, label: Label = None, json: Json = False, debug: Debug = False
 ) -> None:
@@ -46,7 +46,7 @@ def list_nodes(
             print_table(nodes_table(nodes), Console())
 
 
-@nodes_app.command("run", epilog=_EXIT_CODES)
+@nodes_app.command("run", epilog=EXIT_CODES)
 def run(
     command: Annotated[
         list[str],

@@ -48,6 +48,12 @@ def test_flags_of_the_command_line_are_in_a_table(hooks: Any) -> None:
     assert "[dim]" not in table
 
 
+def test_a_command_within_another_has_its_table(hooks: Any) -> None:
+    table = hooks.on_page_markdown("<!-- flags: nodes run -->")
+    assert "| `COMMAND` | After --: command and arguments" in table
+    assert "| `--timeout` | " in table
+
+
 def test_every_flag_of_the_ancestor_is_in_the_porting_table() -> None:
     page = (ROOT / "docs" / "porting.md").read_text()
     flags = """name num_worker_groups num_gpus_per_worker_group hf_home checkpoint_path save_mp_checkpoint_path
