@@ -29,6 +29,7 @@ class LoadSuite:
         kernel_inject: Whether with DeepSpeed's fused layers.
         forms: Of the weights; ``deepspeed`` is DeepSpeed's own loader on the ``bin`` files.
         directory: Where the checkpoints are written, and found if they are there.
+        same_layers: Whether the random layers are all the same, which is faster to write.
         generate_rows: Rows of a batch to generate twice after loading; 0 for none.
         cold: Whether to drop the files from the page cache before each load.
         timeout_s: Seconds for one case.
@@ -41,6 +42,7 @@ class LoadSuite:
     num_layers: int | None = None
     kernel_inject: bool = False
     forms: tuple[Form, ...] = ("safetensors",)
+    same_layers: bool = False
     generate_rows: int = 0
     cold: bool = False
     timeout_s: float = 900.0
@@ -71,7 +73,7 @@ class LoadSuite:
 
     def _checkpoint(self, form: Form, tell: Callable[[str], None]) -> Path:
         config = shape(self.shape, self.num_layers)
-        stem = f"{self.shape}-{config['num_hidden_layers']}"
+        stem = f"{self.shape}-{config['num_hidden_layers']}{'-same' if self.same_layers else ''}"
         if form == "ranks":
             cut = self.directory / f"{stem}-tp{self.tp_size}"
             source = self._checkpoint("safetensors", tell)
@@ -85,6 +87,6 @@ class LoadSuite:
             tell(f"writing random weights to {target}")
             part = target.with_name(f"{target.name}.partial")
             shutil.rmtree(part, ignore_errors=True)
-            write_random_model(part, config, stored)
+            write_random_model(part, config, stored, same_layers=self.same_layers)
             part.rename(target)
         return target

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,9 @@ Form = Literal["safetensors", "bin"]
 _MAX_WRITERS = 16  # each holds one layer in host memory: 2 GB of a 66b model
 
 
-def write_random_model(directory: Path, config: Mapping[str, Any], form: Form = "safetensors", seed: int = 0) -> None:
+def write_random_model(
+    directory: Path, config: Mapping[str, Any], form: Form = "safetensors", seed: int = 0, *, same_layers: bool = False
+) -> None:
     """Write configuration, tokenizer and float16 weights, drawn on a GPU if there is one.
 
     Args:
@@ -22,6 +26,7 @@ def write_random_model(directory: Path, config: Mapping[str, Any], form: Form = 
         config: As `config.json` has it.
         form: Of the weights.
         seed: Of the random numbers: one seed gives the same weights in both forms.
+        same_layers: Draw one layer only and write it for each: a model of 132 GB is there in seconds.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -37,8 +42,9 @@ def write_random_model(directory: Path, config: Mapping[str, Any], form: Form = 
     files: dict[str, dict[str, torch.Size]] = {}
     for name, parameter in model.named_parameters():  # a tied name comes once
         files.setdefault(_file_of(name, form), {})[name] = parameter.shape
+    drawn = _Drawn(seed, same_layers)
     with ThreadPoolExecutor(min(_MAX_WRITERS, len(files))) as writers:
-        list(writers.map(lambda pair: _write(directory / pair[1], files[pair[1]], seed + pair[0]), enumerate(files)))
+        list(writers.map(lambda file: _write(directory / file, drawn.state(file, files[file])), files))
     stem = "model.safetensors" if form == "safetensors" else "pytorch_model.bin"
     index = {name: file for file, shapes in files.items() for name in shapes}
     (directory / f"{stem}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
@@ -49,15 +55,34 @@ def _file_of(name: str, form: Form) -> str:
     return f"layer-{int(number):03d}.{form}" if number else f"rest.{form}"
 
 
-def _write(path: Path, shapes: Mapping[str, torch.Size], seed: int) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = torch.Generator(device=device).manual_seed(seed)
-    state = {}
-    for name, size in shapes.items():
-        value = torch.randn(size, generator=generator, device=device, dtype=torch.float16).mul_(0.02)
-        if name.endswith("norm.weight"):
-            value += 1
-        state[name] = value.cpu()
+class _Drawn:
+    """Random tensors of each file."""
+
+    def __init__(self, seed: int, same_layers: bool) -> None:
+        self._seed, self._same_layers = seed, same_layers
+        self._layer: list[torch.Tensor] = []
+        self._lock = threading.Lock()
+
+    def state(self, file: str, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+        """The tensors of one file."""
+        if not self._same_layers or not file.startswith("layer-"):
+            return dict(zip(shapes, self._draw(file, shapes), strict=True))
+        with self._lock:
+            self._layer = self._layer or self._draw(file, shapes)
+        return dict(zip(shapes, self._layer, strict=True))
+
+    def _draw(self, file: str, shapes: Mapping[str, torch.Size]) -> list[torch.Tensor]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # By the file's stem: the same in every form.
+        generator = torch.Generator(device=device).manual_seed(self._seed + zlib.crc32(Path(file).stem.encode()))
+        values = []
+        for name, size in shapes.items():
+            value = torch.randn(size, generator=generator, device=device, dtype=torch.float16).mul_(0.02)
+            values.append((value + 1 if name.endswith("norm.weight") else value).cpu())
+        return values
+
+
+def _write(path: Path, state: dict[str, torch.Tensor]) -> None:
     if path.suffix == ".bin":
         torch.save(state, path)
     else:

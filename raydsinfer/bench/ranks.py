@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -54,12 +55,21 @@ def run_on_ranks(
     return [got[rank][1] for rank in range(world_size)]
 
 
+def _end_with_parent() -> None:
+    """A rank whose parent was killed would wait for the other ranks for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _rank(
     rank: int, world_size: int, device: str, store: str, answers: Any, target: Callable[..., Any], args: Any
 ) -> None:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
     )
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     import torch
 
     backend, own = ("nccl", f"cuda:{rank}") if device == "cuda" else ("gloo", "cpu")

@@ -36,6 +36,9 @@ def load(
     ] = "safetensors,ranks,bin,deepspeed",
     kernel_inject: Annotated[bool, typer.Option(help="DeepSpeed's fused layers instead of AutoTP.")] = False,
     num_layers: Annotated[int | None, typer.Option(help="Another number of layers than the shape has.")] = None,
+    same_layers: Annotated[
+        bool, typer.Option(help="Write one random layer many times: a large model is there sooner.")
+    ] = False,
     directory: Annotated[
         Path, typer.Option(help="Where the weights are written, and found again. Memory is fastest.")
     ] = Path("/dev/shm/raydsinfer-bench"),  # noqa: S108
@@ -66,6 +69,7 @@ def load(
             tp_size=tp,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             kernel_inject=kernel_inject,
+            same_layers=same_layers,
             forms=cast("tuple[Form, ...]", wanted),
             directory=directory,
             generate_rows=generate_rows,

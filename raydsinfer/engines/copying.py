@@ -1,29 +1,39 @@
-"""Copies mapped tensors to a device through pinned staging buffers, reading and sending at the same time."""
+"""Copies mapped tensors to a device: lanes of threads read into pinned buffers while other buffers are on their way."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
 import torch
 
-STAGING_BYTES = 32 * 2**20
-"""Bytes of one of the two staging buffers: enough to hide what starting a copy costs, cheap to pin."""
+CHUNK_BYTES = 32 * 2**20
+"""Bytes that a lane stages at once: enough to hide what starting a copy costs."""
+
+THREADS_A_LANE = 5
+"""torch's threads in each lane. One lane of all threads waits for the slowest of them after every chunk; a lane for
+each thread makes them wait for Python's lock."""
+
+_BUFFERS_A_LANE = 2
+_TASK_BYTES = 64 * 2**20  # what a lane takes at once: small enough that all lanes end together
+_SMALL_BYTES = 64 * 2**10  # not worth a lane's attention
 
 
 class Copier:
     """Copies parts of mapped tensors into tensors of one device. A context manager.
 
-    On a GPU torch's threads read a part into a pinned buffer while the other buffer is on its way.
-    Everything is queued on the current stream, so what that does next sees the values.
+    Opened early, it pins its buffers in the background.
 
     Args:
         device: torch device of the destinations.
         num_threads: Threads that read.
-        on_bytes: Told of each piece how many bytes it had.
-        staging_bytes: Size of each of the two buffers.
+        on_bytes: Told of each piece how many bytes it had, in any thread.
+        threads_a_lane: How many of them work on one chunk together.
+        chunk_bytes: Most bytes of a chunk.
     """
 
     def __init__(
@@ -31,102 +41,127 @@ class Copier:
         device: str,
         num_threads: int,
         on_bytes: Callable[[int], None] = lambda num_bytes: None,
-        staging_bytes: int = STAGING_BYTES,
+        threads_a_lane: int = THREADS_A_LANE,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        self._device, self._num_threads, self._staging_bytes = torch.device(device), num_threads, staging_bytes
-        self._buffers: list[_Buffer] = []
-        self._on_bytes = on_bytes
+        self._device, self._on_bytes, self._chunk_bytes = torch.device(device), on_bytes, chunk_bytes
+        self._num_lanes = max(1, num_threads // threads_a_lane)
+        self._threads_a_lane = max(1, num_threads // self._num_lanes)
+        self._local = threading.local()
 
     def __enter__(self) -> Copier:
-        # A process that Ray started has one thread.
-        self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(self._num_threads)
-        if self._device.type == "cuda":
-            self._buffers = [_Buffer(self._staging_bytes) for _ in range(2)]
+        self._threads_before = torch.get_num_threads()  # a process that Ray started has one
+        self._pool = ThreadPoolExecutor(self._num_lanes, "weights", initializer=self._open_lane)
+        together = threading.Barrier(self._num_lanes)
+        for _ in range(self._num_lanes):  # so that every lane starts now
+            self._pool.submit(together.wait)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._buffers:
-            torch.cuda.current_stream(self._device).synchronize()
-            self._buffers = []
+        self._pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(self._threads_before)
 
-    def copy(self, target: torch.Tensor, parts: Sequence[torch.Tensor], dim: int = 0) -> None:
-        """Copy parts, which follow each other along `dim`, into `target`.
+    def _open_lane(self) -> None:
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(self._threads_a_lane)
+        self._local.stager = _Stager(self._device, self._chunk_bytes) if self._device.type == "cuda" else None
+
+    def copy(self, target: torch.Tensor, parts: Sequence[torch.Tensor], dim: int = 0) -> list[Future[Any]]:
+        """Start to copy parts, which follow each other along `dim`, into `target`.
 
         Args:
             target: On the device; of any dtype and stride.
             parts: On the CPU, usually mapped; converted to the dtype of `target` on the device.
             dim: The dimension along which the parts are joined.
+
+        Returns:
+            What `wait` wants before `target` is used.
         """
-        at = 0
+        # The memory of the target may have been another tensor's, which the device still works on.
+        ready = torch.cuda.current_stream(self._device).record_event() if self._device.type == "cuda" else None
+        started, at = [], 0
         for part in parts:
             goal = target.narrow(dim, at, part.shape[dim]) if len(parts) > 1 else target
             at += part.shape[dim] if part.dim() else 0
-            for region, chunk in _chunks(goal, part, self._staging_bytes):
-                if self._buffers:
-                    self._send(region, chunk)
-                else:
-                    region.copy_(chunk)
-                self._on_bytes(chunk.numel() * chunk.element_size())
+            if part.nbytes <= _SMALL_BYTES:
+                goal.copy_(part)
+                self._on_bytes(part.nbytes)
+                continue
+            for region, piece in zip(*_split(goal, part, _TASK_BYTES), strict=True):
+                started.append(self._pool.submit(self._copy_piece, region, piece, ready))
+        return started
 
-    def _send(self, region: torch.Tensor, chunk: torch.Tensor) -> None:
-        if not self._buffers[0].has_room(chunk):
-            self._buffers[0].seal()
-            self._buffers.reverse()
-            self._buffers[0].reuse(chunk)
-        staged = self._buffers[0].stage(chunk)
-        if region.dtype == chunk.dtype and region.is_contiguous():
-            region.copy_(staged, non_blocking=True)
-        else:  # converted or spread out, where that is fast
-            region.copy_(staged.to(self._device, non_blocking=True))
+    def wait(self, started: Sequence[Future[Any]]) -> None:
+        """Wait until copies are done; on a GPU, until what the current stream does next will see them."""
+        for future in started:
+            event = future.result()
+            if event is not None:
+                torch.cuda.current_stream(self._device).wait_event(event)
 
+    def finish(self) -> None:
+        """Wait until all that was waited for has arrived on the device."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
 
-class _Buffer:
-    """Pinned memory that small tensors share; large ones come in chunks."""
-
-    _ALIGNMENT = 256  # of a GPU's copies at full speed
-
-    def __init__(self, num_bytes: int) -> None:
-        self._memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
-        self._used, self._sent = 0, torch.cuda.Event()  # type: ignore[no-untyped-call]
-
-    def has_room(self, chunk: torch.Tensor) -> bool:
-        """Whether a chunk fits beside what was staged since the last `reuse`."""
-        return self._used + chunk.numel() * chunk.element_size() <= self._memory.numel()
-
-    def stage(self, chunk: torch.Tensor) -> torch.Tensor:
-        """Read a chunk into the buffer; returns the copy."""
-        num_bytes = chunk.numel() * chunk.element_size()
-        staged = self._memory[self._used : self._used + num_bytes].view(chunk.dtype).view(chunk.shape)
-        self._used += -(-num_bytes // self._ALIGNMENT) * self._ALIGNMENT
-        return staged.copy_(chunk)
-
-    def seal(self) -> None:
-        """Note that all that is in the buffer was queued."""
-        self._sent.record()
-
-    def reuse(self, chunk: torch.Tensor) -> None:
-        """Start from the beginning, once what was in it has arrived; grow if one row is longer than the buffer."""
-        self._sent.synchronize()
-        self._used = 0
-        if not self.has_room(chunk):
-            self._memory = torch.empty(chunk.numel() * chunk.element_size(), dtype=torch.uint8, pin_memory=True)
+    def _copy_piece(self, region: torch.Tensor, piece: torch.Tensor, ready: Any) -> Any:
+        event = None
+        if self._local.stager is None:
+            region.copy_(piece)
+        else:
+            event = self._local.stager.copy(region, piece, ready)
+        self._on_bytes(piece.nbytes)
+        return event
 
 
-def _chunks(target: torch.Tensor, part: torch.Tensor, chunk_bytes: int) -> Iterator[tuple[Any, Any]]:
+class _Stager:
+    """A lane's way to the GPU: a stream of its own, and pinned buffers that are used in turns."""
+
+    def __init__(self, device: torch.device, num_bytes: int) -> None:
+        self._device, self._turn = device, 0
+        torch.cuda.set_device(device)
+        stream: Any = torch.cuda.Stream  # has no annotations
+        self._stream = stream(device)
+        torch.cuda.set_stream(self._stream)  # of this thread only
+        self._chunk_bytes = num_bytes
+        self._buffers = [torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True) for _ in range(_BUFFERS_A_LANE)]
+        event: Any = torch.cuda.Event
+        self._sent = [event() for _ in range(_BUFFERS_A_LANE)]
+
+    def copy(self, region: torch.Tensor, piece: torch.Tensor, ready: Any) -> Any:
+        """Read a piece chunk by chunk, and send each on; returns the event of the last one's arrival.
+
+        All of Python here runs under the lock that the lanes share: there is as little of it as can be.
+        """
+        direct = region.dtype == piece.dtype and region.is_contiguous()
+        goals, chunks = _split(region, piece, self._chunk_bytes)
+        staged = [self._staged(turn, chunks[0]) for turn in range(_BUFFERS_A_LANE)]
+        self._stream.wait_event(ready)
+        for goal, chunk in zip(goals, chunks, strict=True):
+            turn = self._turn = (self._turn + 1) % _BUFFERS_A_LANE
+            self._sent[turn].synchronize()
+            buffer = staged[turn] if chunk.shape == chunks[0].shape else staged[turn][: len(chunk)]
+            buffer.copy_(chunk)
+            if direct:
+                goal.copy_(buffer, non_blocking=True)
+            else:  # converted or spread out, where that is fast
+                goal.copy_(buffer.to(self._device, non_blocking=True))
+            self._sent[turn].record()
+        return self._stream.record_event()
+
+    def _staged(self, turn: int, chunk: torch.Tensor) -> torch.Tensor:
+        """A buffer in the shape of a chunk."""
+        if chunk.nbytes > self._buffers[turn].nbytes:  # one row longer than a chunk
+            self._sent[turn].synchronize()
+            self._buffers[turn] = torch.empty(chunk.nbytes, dtype=torch.uint8, pin_memory=True)
+        return self._buffers[turn][: chunk.nbytes].view(chunk.dtype).view(chunk.shape)
+
+
+def _split(target: Any, part: Any, num_bytes: int) -> tuple[Sequence[Any], Sequence[Any]]:
     """Cut a copy into pieces of whole rows."""
-    if part.numel() == 0:
-        return
-    if part.dim() == 0:
-        yield target, part
-        return
-    rows = max(1, chunk_bytes // (part[0].numel() * part.element_size()))
-    for start in range(0, part.shape[0], rows):
-        size = min(rows, part.shape[0] - start)
-        yield target.narrow(0, start, size), part.narrow(0, start, size)
+    rows = max(1, num_bytes // part[0].nbytes)
+    return target.split(rows), part.split(rows)
 
 
 def reader_threads(local_world_size: int) -> int:

@@ -131,6 +131,8 @@ class DeepSpeedEngine:
 
     def _reserve_workspace(self) -> None:
         """The kernels size their KV workspace at the first forward, for that batch: make it the largest."""
+        if self._context.device != "cpu":
+            torch.cuda.empty_cache()  # the kernels ask the driver for memory, not torch
         ids = torch.full((self._config.max_batch_size, 2), self._pad_id, device=self._context.device)
         with _engine_errors("reserving the KV workspace", _MEMORY_HINT):
             self._forward(ids, torch.ones_like(ids), max_new_tokens=1, min_new_tokens=1, do_sample=False)

@@ -2,7 +2,7 @@
 
 DeepSpeed's own loader reads whole pickled files on every rank, and passes silently over what does
 not match. Here a rank reads of each tensor the part that it keeps, straight from the mapped file to
-its device; host memory holds two staging buffers, device memory one decoder layer beside the model.
+its device; host memory holds a few staging buffers, device memory two decoder layers beside the model.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,13 @@ from raydsinfer.engines.deepspeed_slices import Shapes, autotp_slices, even_slic
 from raydsinfer.errors import EngineError
 
 
+@dataclass(frozen=True)
+class _Copy:
+    target: torch.Tensor
+    parts: list[torch.Tensor]
+    dim: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filler:
     """Brings slices of a checkpoint's tensors into parameters.
@@ -33,24 +41,27 @@ class Filler:
         account: Which tensor belongs to which parameter.
         shapes: Shape of each parameter before anything was sliced.
         copier: Copies to the device.
-        expect: Told once how many bytes there are to copy.
+        begin: Told how many bytes there are to copy, just before the first.
     """
 
     reader: TensorReader
     account: Account
     shapes: Shapes
     copier: Copier
-    expect: Callable[[int], None] = field(default=lambda num_bytes: None)
+    begin: Callable[[int], None] = field(default=lambda num_bytes: None)
 
-    def fill(self, name: str, parameter: torch.Tensor, wanted: Slice) -> bool:
-        """Copy what is wanted of a parameter's tensor into it; False, and noted, if that cannot be."""
+    def plan(self, name: str, parameter: torch.Tensor, wanted: Slice) -> _Copy | None:
+        """What to copy into a parameter; None, and noted, if there is nothing that fits."""
         source = self.account.take(name)
         if source is None or not self.account.fits(name, self.reader.shape(source), self.shapes[name]):
-            return False
+            return None
         if not self.account.fits(name, wanted.shape_of(self.shapes[name]), parameter.shape):
-            return False
-        self.copier.copy(parameter.data, self.reader.parts(source, wanted), wanted.dim or 0)
-        return True
+            return None
+        return _Copy(parameter.data, self.reader.parts(source, wanted), wanted.dim or 0)
+
+    def run(self, plans: Sequence[_Copy]) -> list[Future[Any]]:
+        """Start to copy; returns what `Copier.wait` wants."""
+        return [future for plan in plans for future in self.copier.copy(plan.target, plan.parts, plan.dim)]
 
     def num_bytes(self, slices: Mapping[str, Slice], item_bytes: int) -> int:
         """Bytes of the parameters, when sliced so."""
@@ -61,9 +72,9 @@ def fill_autotp(model: nn.Module, filler: Filler, rank: int) -> None:
     """Fill a model whose linear layers DeepSpeed's AutoTP has replaced by slices."""
     slices = autotp_slices(model, filler.shapes, rank)
     parameters = dict(model.named_parameters())
-    filler.expect(sum(p.numel() * p.element_size() for p in parameters.values()))
-    for name, parameter in parameters.items():
-        filler.fill(name, parameter, slices[name])
+    plans = [filler.plan(name, parameter, slices[name]) for name, parameter in parameters.items()]
+    filler.begin(sum(p.nbytes for p in parameters.values()))
+    filler.copier.wait(filler.run([plan for plan in plans if plan is not None]))
 
 
 def fill_injected(
@@ -82,11 +93,20 @@ def fill_injected(
     paths = tuple(f"{path}." for path, _ in layers)
     others = {name: p for name, p in model.named_parameters() if not name.startswith(paths)}
     in_layers = {prefix + leaf: part for prefix in paths for leaf, part in fuse.slices.items()}
-    filler.expect(filler.num_bytes({**in_layers, **dict.fromkeys(others, WHOLE)}, dtype.itemsize))
-    for path, layer in layers:
-        fuse.fill(path, layer, filler)
-    for name, parameter in others.items():
-        filler.fill(name, parameter, WHOLE)
+    plans = [filler.plan(name, parameter, WHOLE) for name, parameter in others.items()]
+    filler.begin(filler.num_bytes({**in_layers, **dict.fromkeys(others, WHOLE)}, dtype.itemsize))
+    begun = [fuse.start(path, filler) for path, _ in layers[:1]]
+    for (path, layer), following in zip(layers, [*layers[1:], None], strict=True):
+        if following is not None:  # is read while this one is joined
+            begun.append(fuse.start(following[0], filler))
+        fuse.finish(path, layer, begun.pop(0), filler)
+    filler.copier.wait(filler.run([plan for plan in plans if plan is not None]))
+
+
+@dataclass(frozen=True)
+class _Begun:
+    state: dict[str, torch.Tensor]
+    copies: list[Future[Any]]
 
 
 class _Fuse:
@@ -110,14 +130,23 @@ class _Fuse:
         summed = (policy.attention()[2], policy.mlp()[2])
         self.slices = even_slices(policy.client_module, summed, context.world_rank, context.world_size)
 
-    def fill(self, path: str, layer: nn.Module, filler: Filler) -> None:
-        before = list(layer.parameters())  # kept alive: identity is compared below
-        state = {}
+    def start(self, path: str, filler: Filler) -> _Begun:
+        """Start to read the tensors of a layer."""
+        state, plans = {}, []
         for leaf, wanted in self.slices.items():
             name = f"{path}.{leaf}"
             value = torch.empty(wanted.shape_of(filler.shapes[name]), dtype=self._dtype, device=self._device)
-            if filler.fill(name, value, wanted):
+            plan = filler.plan(name, value, wanted)
+            if plan is not None:
                 state[name] = value
+                plans.append(plan)
+        return _Begun(state, filler.run(plans))
+
+    def finish(self, path: str, layer: nn.Module, begun: _Begun, filler: Filler) -> None:
+        """Let DeepSpeed join what was read into the fused layer."""
+        before = list(layer.parameters())  # kept alive: identity is compared below
+        filler.copier.wait(begun.copies)
+        state = begun.state
         # DeepSpeed swaps a parameter for a new one when it fills it: one that is still the old was forgotten.
         self._container.load_params(layer, state, self._quantizer, self._slicing, f"{path}.")
         left = [name for name, p in layer.named_parameters() if any(p is old for old in before)]

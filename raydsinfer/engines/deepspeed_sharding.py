@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,11 @@ def _filled(
 ) -> Any:
     """A model that was built without memory, replaced by DeepSpeed, and then filled by slices."""
     description, scratch = describe(directory), cache_directory(config.hf_home) / "converted"
-    with TensorReader(description, rank=context.world_rank, tp_size=context.world_size, scratch=scratch) as reader:
+    with ExitStack() as stack:
+        # Before the model is built: its buffers are pinned meanwhile.
+        copier = stack.enter_context(Copier(context.device, reader_threads(context.local_world_size), meter.add))
+        rank, tp_size = context.world_rank, context.world_size
+        reader = stack.enter_context(TensorReader(description, rank=rank, tp_size=tp_size, scratch=scratch))
         model = models.build_meta(model_config, dtype, trust_remote_code=config.trust_remote_code)
         names = models.tensor_names(model, reader, str(directory))
         tied = models.tied_names(model)
@@ -85,13 +91,14 @@ def _filled(
         buffers |= {name: reader.read(names[name]).clone() for name in models.stored_buffers(model) if name in names}
         model = _replaced(model, config, context, dtype, kernels=kernels)
         models.tie_again(model, tied)
-        meter.start("weights")
-        with Copier(context.device, reader_threads(context.local_world_size), meter.add) as copier:
-            filler = Filler(reader=reader, account=account, shapes=shapes, copier=copier, expect=meter.expect)
-            if kernels:
-                fill_injected(model, injection.injected_layers(model), filler, context, dtype)
-            else:
-                fill_autotp(model, filler, context.world_rank)
+        filler = Filler(
+            reader=reader, account=account, shapes=shapes, copier=copier, begin=partial(meter.start, "weights")
+        )
+        if kernels:
+            fill_injected(model, injection.injected_layers(model), filler, context, dtype)
+        else:
+            fill_autotp(model, filler, context.world_rank)
+        copier.finish()
         meter.add(0)  # all of it has arrived now
         account.close(ignorable_names(model, buffers))
     models.restore_buffers(model, buffers, context.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from raydsinfer.engines.base import LoadProgress
@@ -13,19 +14,17 @@ class Meter:
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._now = LoadProgress()
+        self._lock = threading.Lock()  # several threads add
 
     def start(self, phase: str, bytes_total: int = 0) -> None:
         """Begin a phase; its total may become known later, through `reach`."""
         self._started = time.monotonic()
         self._now = LoadProgress(phase=phase, bytes_total=bytes_total)
 
-    def expect(self, bytes_total: int) -> None:
-        """Set the total of this phase."""
-        self.reach(self._now.bytes_done, bytes_total)
-
     def add(self, num_bytes: int) -> None:
         """Count bytes that were just done."""
-        self.reach(self._now.bytes_done + num_bytes, self._now.bytes_total)
+        with self._lock:
+            self.reach(self._now.bytes_done + num_bytes, self._now.bytes_total)
 
     def reach(self, bytes_done: int, bytes_total: int) -> None:
         """Set both counts."""
