@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from rich.console import Console
 
-from raydsinfer.checkpoints.weights import find_weights
+from raydsinfer.checkpoints.description import describe
 from raydsinfer.cli.board import Board
 from raydsinfer.cli.cluster import cluster, this_node
 from raydsinfer.cli.inputs import Input, open_input
@@ -61,11 +61,11 @@ def check_files(spec: EngineSpec) -> None:
     """Look whether a local model's weights are all there, before anything waits for a GPU.
 
     Raises:
-        CheckpointError: The directory has no weights, or not all of them.
+        CheckpointError: The directory has no weights, or not all of them, or files that are not what they say.
     """
     directory = Path(spec.model).expanduser()
     if spec.config.engine != "echo" and directory.is_dir():
-        find_weights(directory)
+        describe(directory)
 
 
 class _Run:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raydsinfer.checkpoints.weights import find_weights
+from raydsinfer.checkpoints.description import Description, describe
 from raydsinfer.config import Dtype
 from raydsinfer.errors import (
     CheckpointError,
@@ -81,19 +81,21 @@ def load_whole(directory: Path, model_config: Any, dtype: torch.dtype, *, trust_
     """A model with its weights in host memory, read by transformers.
 
     Raises:
+        UnsupportedError: The weights were cut for ranks.
         CorruptCheckpointError: A file is missing or unreadable.
         WeightsMismatchError: Parameters were not filled, or tensors fitted nothing.
     """
     from transformers import AutoModelForCausalLM
 
-    files = find_weights(directory)
+    description = describe(directory)
+    _require_whole(description)
     load: Any = AutoModelForCausalLM.from_pretrained  # the annotation does not know `output_loading_info`
     try:
         model, info = load(
             directory,
             config=model_config,
             dtype=dtype,
-            use_safetensors=files.safetensors,
+            use_safetensors=description.form == "safetensors",
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
@@ -110,6 +112,17 @@ def load_whole(directory: Path, model_config: Any, dtype: torch.dtype, *, trust_
         )
     whole: nn.Module = model.eval()
     return whole
+
+
+def _require_whole(description: Description) -> None:
+    if description.form in ("safetensors", "bin"):
+        return
+    by_slice = "Use DeepSpeed with use_meta_tensor=True, or" if description.form == "ranks" else "Use"
+    raise UnsupportedError(
+        what=f"loading {description.directory} whole",
+        why=f"its weights were cut for tensor-parallel size {description.tp_size}, which transformers cannot read",
+        instead=f"{by_slice} the original weights.",
+    )
 
 
 def tensor_names(model: nn.Module, stored: Iterable[str], path: str) -> dict[str, str]:

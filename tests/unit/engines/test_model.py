@@ -7,8 +7,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raydsinfer.engines import model as models
-from raydsinfer.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError, WeightsMismatchError
+from raydsinfer.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    UnsupportedError,
+    WeightsMismatchError,
+)
 from tests.models import write_tiny_model
+from tests.unit.checkpoints.weights import write_presharded, write_ranks
 
 
 @pytest.fixture
@@ -74,4 +81,26 @@ def test_loading_a_truncated_file_whole(llama: Path) -> None:
     path = llama / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CorruptCheckpointError):
+        models.load_whole(llama, models.read_config(llama), torch.float32)
+
+
+def test_pickles_are_loaded_whole(llama: Path) -> None:
+    state = load_file(llama / "model.safetensors")
+    (llama / "model.safetensors").unlink()
+    torch.save(state, llama / "pytorch_model.bin")
+    model = models.load_whole(llama, models.read_config(llama), torch.float32)
+    assert torch.equal(model.get_parameter("model.norm.weight"), state["model.norm.weight"])
+
+
+def test_weights_that_were_cut_for_ranks_are_not_loaded_whole(llama: Path) -> None:
+    (llama / "model.safetensors").unlink()
+    write_ranks(llama, {"a": torch.ones(4)}, {}, 2)
+    with pytest.raises(UnsupportedError, match=r"cut for tensor-parallel size 2.*use_meta_tensor=True, or the orig"):
+        models.load_whole(llama, models.read_config(llama), torch.float32)
+
+
+def test_weights_that_deepspeed_cut_are_not_loaded_whole(llama: Path) -> None:
+    (llama / "model.safetensors").unlink()
+    write_presharded(llama, [[{"a": torch.ones(2)}, {"a": torch.ones(2)}]], {"b": torch.ones(3)})
+    with pytest.raises(UnsupportedError, match=r"cut for tensor-parallel size 2.*Use the original weights\.$"):
         models.load_whole(llama, models.read_config(llama), torch.float32)
