@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from raydsinfer.checkpoints.ranks_index import RANKS_INDEX
+from raydsinfer.checkpoints.weights.presharded import PRESHARDED_INDEX
+from raydsinfer.checkpoints.weights.ranks_index import RANKS_INDEX
 
 CHECKSUMS_FILE = "SHA256SUMS"
-_DEEPSPEED_INDEX = "ds_inference_config.json"
 
-INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", RANKS_INDEX, _DEEPSPEED_INDEX)
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", RANKS_INDEX, PRESHARDED_INDEX)
 """Files that name the files of the weights."""
 
 # Asked for one by one where a server does not list its files.
@@ -69,7 +69,7 @@ def _weight_files(names: Collection[str]) -> list[str]:
         return [name for name in top if name.startswith("model") and name.endswith(".safetensors")]
     if {"pytorch_model.bin", "pytorch_model.bin.index.json"} & set(top):
         return [name for name in top if name.startswith("pytorch_model") and name.endswith(".bin")]
-    kinds = (".safetensors", ".bin", ".pt") if _DEEPSPEED_INDEX in top else (".safetensors", ".bin")
+    kinds = (".safetensors", ".bin", ".pt") if PRESHARDED_INDEX in top else (".safetensors", ".bin")
     return [name for name in top if name.endswith(kinds)]
 
 
@@ -101,7 +101,7 @@ def _named(index: str, content: Any) -> Iterator[str]:
                     yield f"{place.rpartition('.')[0]}.py"
     elif index == RANKS_INDEX:
         yield from content["files"]
-    elif index == _DEEPSPEED_INDEX:
+    elif index == PRESHARDED_INDEX:
         yield from _strings(content["checkpoints"])
     else:
         yield from content["weight_map"].values()

@@ -12,8 +12,8 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from raydsinfer.checkpoints.source import Fetched
-from raydsinfer.checkpoints.source import fetch as fetch_here
+from raydsinfer.checkpoints.sources.fetch import Fetched
+from raydsinfer.checkpoints.sources.fetch import fetch as fetch_here
 from raydsinfer.cli.board import Board, Teller
 from raydsinfer.cli.cluster import this_node
 from raydsinfer.cli.fetch_progress import Arrived, open_fetch_display
@@ -43,7 +43,7 @@ class Secret:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch:
-    """What to fetch; the arguments are those of `raydsinfer.checkpoints.source.fetch`."""
+    """What to fetch; the arguments are those of `raydsinfer.checkpoints.sources.fetch.fetch`."""
 
     model: str
     revision: str | None = None

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from raydsinfer.checkpoints.sizes import size_in_words
-from raydsinfer.checkpoints.source import Fetched
+from raydsinfer.checkpoints.sources.fetch import Fetched
 from raydsinfer.nodes import NodeResult
 
 _LINE_EVERY_S = 10.0  # a log that someone reads later, not a display

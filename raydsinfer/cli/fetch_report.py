@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from raydsinfer.checkpoints.source import Fetched
+from raydsinfer.checkpoints.sources.fetch import Fetched
 from raydsinfer.cli.failures import ExitCode, exit_code
 from raydsinfer.nodes import NodeResult
 

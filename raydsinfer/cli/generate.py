@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from rich.console import Console
 
-from raydsinfer.checkpoints.description import describe
+from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.cli.board import Board
 from raydsinfer.cli.cluster import cluster, this_node
 from raydsinfer.cli.inputs import Input, open_input

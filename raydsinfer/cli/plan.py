@@ -49,7 +49,7 @@ def model_size(model: str, config: EngineConfig, num_ranks: int, *, use_gpu: boo
         CheckpointError: There is no such model, or its configuration is of no use.
         ConfigurationError: The settings do not go with the model.
     """
-    from raydsinfer.checkpoints.source import local_directory
+    from raydsinfer.checkpoints.sources.fetch import local_directory
     from raydsinfer.engines.families import choose_mode
     from raydsinfer.engines.model import build_meta, read_config, resolve_dtype
 

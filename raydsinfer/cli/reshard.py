@@ -17,7 +17,7 @@ from raydsinfer.cli.failures import reported_failures
 from raydsinfer.cli.progress import duration
 
 if TYPE_CHECKING:
-    from raydsinfer.checkpoints.reshard import ReshardReport
+    from raydsinfer.checkpoints.resharding.reshard import ReshardReport
 
 EXIT_CODES = "Exit codes: 0 all is well; 1 failure; 2 wrong usage or settings; 130 interrupted."
 _LINE_EVERY_S = 10.0

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import StoppingCriteriaList
 
-from raydsinfer.checkpoints.source import local_directory
+from raydsinfer.checkpoints.sources.fetch import local_directory
 from raydsinfer.engines import model as models
 from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, LoadProgress, LoadReport, RankContext
 from raydsinfer.engines.families import Mode, choose_mode

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from raydsinfer.checkpoints.reader import TensorReader
 from raydsinfer.checkpoints.tensors import WHOLE, Slice
+from raydsinfer.checkpoints.weights.reader import TensorReader
 from raydsinfer.engines.account import Account
 from raydsinfer.engines.copying import Copier
 from raydsinfer.engines.deepspeed_slices import Shapes, autotp_slices, even_slices

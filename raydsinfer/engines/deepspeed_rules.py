@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from raydsinfer.checkpoints.description import describe
 from raydsinfer.checkpoints.tensors import WHOLE, Slice
+from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.engines import deepspeed_setup
 from raydsinfer.engines import model as models
 from raydsinfer.engines.base import RankContext

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from raydsinfer.checkpoints.description import describe
-from raydsinfer.checkpoints.reader import TensorReader
-from raydsinfer.checkpoints.source import cache_directory
+from raydsinfer.checkpoints.sources.fetch import cache_directory
+from raydsinfer.checkpoints.weights.describe import describe
+from raydsinfer.checkpoints.weights.reader import TensorReader
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines import deepspeed_injection as injection
 from raydsinfer.engines import deepspeed_setup

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from raydsinfer.checkpoints.description import Description, describe
+from raydsinfer.checkpoints.weights.describe import describe
+from raydsinfer.checkpoints.weights.description import Description
 from raydsinfer.config import Dtype
 from raydsinfer.errors import (
     CheckpointError,

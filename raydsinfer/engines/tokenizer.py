@@ -113,7 +113,7 @@ def load_tokenizer(spec: EngineSpec) -> Tokenizer:
     """
     if spec.config.engine == "echo":
         return ByteTokenizer()
-    from raydsinfer.checkpoints.source import local_directory
+    from raydsinfer.checkpoints.sources.fetch import local_directory
 
     path = local_directory(spec.model, revision=spec.config.revision, hf_home=spec.config.hf_home, weights=False)
     return HuggingFaceTokenizer(str(path), trust_remote_code=spec.config.trust_remote_code)

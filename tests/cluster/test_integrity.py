@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raydsinfer.bench.ranks import run_on_ranks
-from raydsinfer.checkpoints.reshard import reshard_files
+from raydsinfer.checkpoints.resharding.reshard import reshard_files
 from raydsinfer.checkpoints.tensors import Slice
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.base import EngineSpec, RankContext

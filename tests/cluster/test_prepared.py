@@ -11,9 +11,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from raydsinfer.checkpoints.description import describe
-from raydsinfer.checkpoints.reader import TensorReader
 from raydsinfer.checkpoints.tensors import Slice
+from raydsinfer.checkpoints.weights.describe import describe
+from raydsinfer.checkpoints.weights.reader import TensorReader
 from raydsinfer.cli.main import app
 from raydsinfer.engines.slice_process import slice_rules_in_process
 from raydsinfer.errors import EngineError, UnsupportedError

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from raydsinfer.checkpoints.description import describe
-from raydsinfer.checkpoints.reader import TensorReader
 from raydsinfer.checkpoints.tensors import WHOLE
+from raydsinfer.checkpoints.weights.describe import describe
+from raydsinfer.checkpoints.weights.reader import TensorReader
 from tests.models import write_tiny_model
 from tests.ranks import run_ranks
 

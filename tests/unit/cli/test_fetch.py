@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raydsinfer.checkpoints.source import Fetched
+from raydsinfer.checkpoints.sources.fetch import Fetched
 from raydsinfer.cli import fetch as module
 from raydsinfer.cli.failures import ExitCode
 from raydsinfer.cli.fetch import Secret, make_fetch

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from raydsinfer.checkpoints.reshard_journal import JOURNAL
+from raydsinfer.checkpoints.resharding.journal import JOURNAL
 from raydsinfer.cli import reshard as command
 from raydsinfer.cli.main import app
 from tests import synthetic

@@ -15,7 +15,7 @@ from raydsinfer.errors import (
     WeightsMismatchError,
 )
 from tests.models import write_tiny_model
-from tests.unit.checkpoints.weights import write_presharded, write_ranks
+from tests.weights import write_presharded, write_ranks
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydsinfer.checkpoints.description import describe
+from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines import resharding
 from raydsinfer.engines.prepared import prepared_directory

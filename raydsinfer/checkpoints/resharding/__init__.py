@@ -1,0 +1,1 @@
+"""Weights written in another form."""

@@ -1,0 +1,128 @@
+"""A plan of a reshard: the files that it writes, their tensors, headers and sizes, before a byte is there."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+
+from raydsinfer.checkpoints.tensors import ITEM_BYTES, WHOLE, Slice
+
+# As the safetensors format calls torch's dtypes.
+_FORMAT_NAMES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int16": "I16",
+    "uint16": "U16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "uint32": "U32",
+    "float32": "F32",
+    "int64": "I64",
+    "uint64": "U64",
+    "float64": "F64",
+}
+
+CONVERTIBLE = ("float16", "bfloat16", "float32", "float64")
+"""Dtypes that become another when one is asked for; all others stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One tensor of an output file.
+
+    Args:
+        name: Its name, in the source and in the file.
+        dtype: In the file.
+        shape: In the file.
+        part: Which part of the source's tensor it is.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    part: Slice = WHOLE
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its elements."""
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFile:
+    """A safetensors file to write.
+
+    Args:
+        name: Its name in the target.
+        entries: Its tensors, in the order of their bytes.
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+
+    def header(self) -> bytes:
+        """What stands before the bytes of the tensors."""
+        described: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        position = 0
+        for entry in self.entries:
+            span = [position, position + entry.num_bytes]
+            described[entry.name] = {
+                "dtype": _FORMAT_NAMES[entry.dtype],
+                "shape": list(entry.shape),
+                "data_offsets": span,
+            }
+            position = span[1]
+        text = json.dumps(described, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # so that the first tensor starts at a multiple of eight
+        return len(text).to_bytes(8, "little") + text
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file."""
+        return len(self.header()) + sum(entry.num_bytes for entry in self.entries)
+
+
+@dataclass(frozen=True)
+class Stripe:
+    """Files that are written together, tensor by tensor: one, or one a rank, so that each tensor is read once.
+
+    Args:
+        files: They hold parts of the same tensors in the same order.
+    """
+
+    files: tuple[OutputFile, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the files together."""
+        return sum(file.num_bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All files of weights that a reshard writes.
+
+    Args:
+        stripes: In the order of writing; each is whole or is written again.
+    """
+
+    stripes: tuple[Stripe, ...]
+
+    @property
+    def files(self) -> tuple[OutputFile, ...]:
+        """The files, in the order of writing."""
+        return tuple(file for stripe in self.stripes for file in stripe.files)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files together."""
+        return sum(stripe.num_bytes for stripe in self.stripes)
+
+    def as_text(self) -> str:
+        """The plan in words that are equal only if the plan is."""
+        return json.dumps(asdict(self))

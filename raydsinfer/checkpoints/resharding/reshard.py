@@ -1,0 +1,239 @@
+"""Weights in another form: described, planned, streamed file by file, verified, and moved into place as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from raydsinfer.checkpoints.resharding.extras import copy_extras, extra_files, read_model_config
+from raydsinfer.checkpoints.resharding.identity import Identity, identify
+from raydsinfer.checkpoints.resharding.indices import ranks_index, write_layers_index
+from raydsinfer.checkpoints.resharding.journal import Journal
+from raydsinfer.checkpoints.resharding.manifest import Layout, Manifest, Settings, write_manifest
+from raydsinfer.checkpoints.resharding.plan import CONVERTIBLE, Plan
+from raydsinfer.checkpoints.resharding.planner import Wanted, plan_layers, plan_ranks
+from raydsinfer.checkpoints.resharding.target import Target
+from raydsinfer.checkpoints.resharding.work import OnProgress, write_plan
+from raydsinfer.checkpoints.tensors import Slice
+from raydsinfer.checkpoints.weights.describe import describe
+from raydsinfer.checkpoints.weights.description import Description
+from raydsinfer.checkpoints.weights.pickles import can_be_mapped
+from raydsinfer.checkpoints.weights.ranks_index import write_ranks_index
+from raydsinfer.errors import CheckpointError, InvalidSettingError, UnsupportedError, WeightsMismatchError
+
+Rules: TypeAlias = Mapping[str, Sequence[Slice]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReshardReport:
+    """What `reshard` did.
+
+    Args:
+        target: The directory that is there now.
+        layout: ``layers`` or ``ranks``.
+        tp_size: Number of ranks that it was cut for; None for ``layers``.
+        num_tensors: Tensors of the source.
+        num_files: Files of weights.
+        num_bytes: Bytes of these files.
+        num_resumed: How many of them an earlier, interrupted run had finished.
+        already_there: Whether the target was whole before, so that nothing was written.
+        seconds: How long it took.
+    """
+
+    target: Path
+    layout: Layout
+    tp_size: int | None
+    num_tensors: int
+    num_files: int
+    num_bytes: int
+    num_resumed: int
+    already_there: bool
+    seconds: float
+
+
+def reshard_files(
+    source: Path,
+    target: Path,
+    settings: Settings,
+    *,
+    origin: Mapping[str, Any],
+    rules: Callable[[], Rules] | None = None,
+    overwrite: bool = False,
+    any_size: bool = False,
+    on_progress: OnProgress | None = None,
+) -> ReshardReport:
+    """Write the weights of a directory in another form into another directory.
+
+    Args:
+        source: The model's directory.
+        target: The directory to make.
+        settings: The form.
+        origin: What to write about the source into the target, for people; no secrets.
+        rules: For ``ranks``: gives which part of each tensor each rank keeps; called only if needed.
+        overwrite: Whether an older reshard at the target may be replaced.
+        any_size: Whether a target of the same layout will do whatever its dtype and the size of its files.
+        on_progress: Called with bytes done and bytes in all, from several threads but never at once.
+
+    Raises:
+        ConfigurationError: Settings that cannot be, or a target inside the source.
+        CheckpointError: The source is wrong, or does not fit the settings.
+        OutputError: The target cannot be written.
+    """
+    started = time.monotonic()
+    place = Target(target.expanduser().resolve())
+    place.check_apart(source)
+    description = describe(source)
+    _check_convertible(description, settings.dtype)
+    extras = extra_files(source)
+    job = Job(
+        description=description,
+        settings=settings,
+        extras=tuple(extras),
+        identity=identify(source, [*description.files, *extras]),
+        origin=origin,
+    )
+    with place.locked():
+        done = None if overwrite else place.finished()
+        if done is not None and done.serves(settings, job.identity, any_size=any_size):
+            return _report(place.path, done, started, already_there=True)
+        place.check_free(overwrite=overwrite)
+        plan = make_plan(description, settings, rules)
+        manifest, num_resumed = _build(place, plan, job, on_progress)
+    return _report(place.path, manifest, started, num_resumed=num_resumed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be made of what.
+
+    Args:
+        description: The source.
+        settings: The form.
+        extras: Names of small files that come along.
+        identity: What the source was when it was described.
+        origin: What to write about it.
+    """
+
+    description: Description
+    settings: Settings
+    extras: tuple[str, ...]
+    identity: Identity
+    origin: Mapping[str, Any]
+
+    def key(self, plan: Plan) -> str:
+        """Equal only if the same files would come out."""
+        parts = [asdict(self.settings), asdict(self.identity), list(self.extras), plan.as_text()]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Raise `CheckpointError` if the source is not what it was."""
+        source = self.description.directory
+        if identify(source, [*self.description.files, *self.extras]) != self.identity:
+            raise CheckpointError(
+                path=str(source), reason="it changed while it was read", hint="Run again when it is complete."
+            )
+
+
+def make_plan(description: Description, settings: Settings, rules: Callable[[], Rules] | None) -> Plan:
+    """Decide which tensor goes where.
+
+    Raises:
+        InvalidSettingError: A layer is larger than a file may be.
+        WeightsMismatchError: The model has no place for a tensor, so that nothing says how to cut it.
+    """
+    tensors = [
+        Wanted(
+            name=tensor.name,
+            dtype=settings.dtype if settings.dtype and tensor.dtype in CONVERTIBLE else tensor.dtype,
+            shape=tensor.shape,
+        )
+        for tensor in description.tensors.values()
+    ]
+    if settings.tp_size is None or rules is None:
+        return plan_layers(tensors, settings.max_shard_bytes)
+    known = rules()
+    unknown = sorted(tensor.name for tensor in tensors if tensor.name not in known)
+    if unknown:
+        raise WeightsMismatchError(
+            path=str(description.directory),
+            nothing_took=unknown,
+            hint="Only tensors that config.json's model knows can be cut for ranks.",
+        )
+    return plan_ranks(tensors, known, settings.tp_size, settings.max_shard_bytes)
+
+
+def _build(place: Target, plan: Plan, job: Job, on_progress: OnProgress | None) -> tuple[Manifest, int]:
+    """Fill the partial directory and move it into place; also says how many files an earlier run had finished."""
+    description, settings = job.description, job.settings
+    with place.typed_errors(plan.num_bytes):
+        journal = Journal(place.partial, job.key(plan))
+        place.check_space(plan.num_bytes + _unpacked_bytes(description) - journal.tidy())
+        sums, num_resumed = write_plan(plan, description, place.partial, journal, on_progress)
+        journal.tidy()
+        job.check_unchanged()
+        copy_extras(description.directory, place.partial, job.extras, settings.dtype)
+        if settings.tp_size is None:
+            write_layers_index(place.partial, plan)
+        else:
+            index = ranks_index(plan, description, settings.tp_size, sums, job.origin)
+            write_ranks_index(place.partial, index)
+        manifest = Manifest(
+            settings=settings,
+            source=job.identity,
+            origin=job.origin,
+            files=sums,
+            num_tensors=len(description.tensors),
+        )
+        write_manifest(place.partial, manifest)
+        place.commit()
+        journal.remove_from(place.path)
+    return manifest, num_resumed
+
+
+def _unpacked_bytes(description: Description) -> int:
+    """Space for copies of pickles that cannot be mapped as they are."""
+    if description.form != "bin":
+        return 0
+    sizes = description.files.items()
+    return sum(num_bytes for name, num_bytes in sizes if not can_be_mapped(description.directory / name))
+
+
+def _check_convertible(description: Description, dtype: str | None) -> None:
+    if description.form == "deepspeed":
+        raise UnsupportedError(
+            what=f"resharding {description.directory}",
+            why="only DeepSpeed knows which part of a tensor each of its presharded files holds",
+            instead="Reshard the weights that it was made from.",
+        )
+    if dtype is None:
+        return
+    if dtype not in CONVERTIBLE[:3]:
+        raise InvalidSettingError(name="dtype", value=dtype, expected="float16, bfloat16 or float32")
+    quantised = any(tensor.dtype.startswith("float8") for tensor in description.tensors.values())
+    if quantised or "quantization_config" in read_model_config(description.directory):
+        raise UnsupportedError(
+            what=f"dtype={dtype!r} for the quantised weights in {description.directory}",
+            why="their values mean nothing without the scales that they were stored with",
+            instead="Leave dtype out: the weights are copied as they are.",
+        )
+
+
+def _report(
+    target: Path, manifest: Manifest, started: float, *, num_resumed: int = 0, already_there: bool = False
+) -> ReshardReport:
+    return ReshardReport(
+        target=target,
+        layout=manifest.settings.layout,
+        tp_size=manifest.settings.tp_size,
+        num_tensors=manifest.num_tensors,
+        num_files=len(manifest.files),
+        num_bytes=manifest.num_bytes,
+        num_resumed=num_resumed,
+        already_there=already_there,
+        seconds=time.monotonic() - started,
+    )

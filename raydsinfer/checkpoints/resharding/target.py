@@ -1,0 +1,142 @@
+"""Where a reshard goes: built beside its place under a lock, moved there when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from raydsinfer.checkpoints.resharding.manifest import MANIFEST, Manifest, read_manifest
+from raydsinfer.checkpoints.sizes import size_in_words
+from raydsinfer.errors import InvalidSettingError, OutputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Target:
+    """A directory that shall come to be.
+
+    Args:
+        path: Its path, symlinks resolved.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = path.with_name(f"{path.name}.partial")
+        self._lock = path.with_name(f"{path.name}.lock")
+
+    def check_apart(self, source: Path) -> None:
+        """Raise `InvalidSettingError` if source and target lie one inside the other."""
+        source = source.resolve()
+        for own in (self.path, self.partial):
+            if source == own or source in own.parents or own in source.parents:
+                raise InvalidSettingError(
+                    name="target",
+                    value=str(self.path),
+                    expected=f"a directory apart from the source {source}, not inside or around it",
+                )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one who works on this target, on any node that shares the disk."""
+        with self.typed_errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.touch()  # says what is wrong with the place; `acquire` would try for ever
+            lock = FileLock(self._lock)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def finished(self) -> Manifest | None:
+        """What is there, if it is a finished reshard with all its files.
+
+        Raises:
+            OutputError: A file of it is missing, or has another size.
+        """
+        manifest = read_manifest(self.path)
+        for name, file in manifest.files.items() if manifest else ():
+            path = self.path / name
+            if not path.is_file() or path.stat().st_size != file.bytes:
+                raise OutputError(
+                    path=str(path),
+                    reason="it is missing or has another size than when it was written",
+                    hint="Overwrite the target, or remove it.",
+                )
+        return manifest
+
+    def check_free(self, *, overwrite: bool) -> None:
+        """Raise `OutputError` if something is there that may not be replaced."""
+        if self.path.is_mount():  # what is built beside it would be on another disk
+            raise OutputError(
+                path=str(self.path), reason="a disk is mounted there", hint="Choose a directory below it."
+            )
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if not (self.path / MANIFEST).is_file():
+            raise OutputError(
+                path=str(self.path),
+                reason="it exists and was not made by reshard",
+                hint="Choose another path, or remove it yourself.",
+            )
+        if not overwrite:
+            raise OutputError(
+                path=str(self.path),
+                reason="it holds another reshard: of other weights, or made with other settings",
+                hint="Choose another path, or overwrite it (--overwrite, overwrite=True).",
+            )
+
+    def check_space(self, num_bytes: int) -> None:
+        """Raise `OutputError` if the disk has less than `num_bytes` free."""
+        free = shutil.disk_usage(self.path.parent).free
+        if free < num_bytes:
+            raise OutputError(
+                path=str(self.path),
+                reason=f"{size_in_words(num_bytes)} are needed, {size_in_words(free)} are free",
+                hint="Free space there, or choose another disk.",
+            )
+
+    def commit(self) -> None:
+        """Move what was built into place."""
+        aside = self.path.with_name(f"{self.path.name}.replaced-{uuid.uuid4().hex[:8]}")
+        _sync(self.partial)
+        if self.path.is_dir() and any(self.path.iterdir()):
+            self.path.rename(aside)
+        self.partial.rename(self.path)
+        _sync(self.path.parent)
+        if aside.exists():
+            shutil.rmtree(aside)
+
+    @contextmanager
+    def typed_errors(self, num_bytes: int = 0) -> Iterator[None]:
+        """Turn what the disk raises into an `OutputError`.
+
+        Args:
+            num_bytes: What is needed in all, for a disk that is full.
+        """
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in _FULL
+            needed = f" ({size_in_words(num_bytes)} are needed in all)" if full and num_bytes else ""
+            kept = f"What was finished is kept in {self.partial} for the next run; remove it to give up."
+            raise OutputError(
+                path=str(self.path),
+                reason=f"{error.strerror or error}: {error.filename or self.partial}{needed}",
+                hint=f"Free space there, then run again. {kept}" if full else "Check the path and its permissions.",
+            ) from error
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,99 @@
+"""Works off a plan: several stripes at a time, finished ones kept, an error or Ctrl-C ends them all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TypeAlias
+
+from raydsinfer.checkpoints.resharding.journal import Journal
+from raydsinfer.checkpoints.resharding.plan import Plan, Stripe
+from raydsinfer.checkpoints.resharding.writer import StripeWriter
+from raydsinfer.checkpoints.weights.description import Description
+from raydsinfer.checkpoints.weights.ranks_index import FileSum
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+_NUM_THREADS = min(4, os.cpu_count() or 1)  # hashing and copying use one core each; each thread maps one tensor
+_SCRATCH = "scratch"
+
+
+def write_plan(
+    plan: Plan, description: Description, directory: Path, journal: Journal, on_progress: OnProgress | None
+) -> tuple[dict[str, FileSum], int]:
+    """Write the files of a plan that are not there yet, and read each back.
+
+    Args:
+        plan: What to write.
+        description: The source.
+        directory: Where the files go.
+        journal: Of the directory.
+        on_progress: See `OnProgress`; called from several threads, but never at once.
+
+    Returns:
+        File name → size and checksum, in the order of the plan; and how many files were there already.
+    """
+    crew = _Crew(plan, description, directory, journal, on_progress)
+    with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="reshard") as pool:
+        futures = [pool.submit(crew.do, stripe) for stripe in plan.stripes]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            crew.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {file.name: crew.sums[file.name] for file in plan.files}, crew.num_resumed
+
+
+class _Stopped(Exception):
+    """Another thread failed; this one ends too."""
+
+
+class _Crew:
+    """What the threads share."""
+
+    def __init__(
+        self, plan: Plan, description: Description, directory: Path, journal: Journal, on_progress: OnProgress | None
+    ) -> None:
+        self._journal, self._on_progress = journal, on_progress
+        self._writer = StripeWriter(
+            description, directory, scratch=directory / _SCRATCH, on_bytes=self._advance, check=self._check
+        )
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._done, self._total = 0, sum(entry.num_bytes for file in plan.files for entry in file.entries)
+        self.sums: dict[str, FileSum] = {}
+        self.num_resumed = 0
+
+    def do(self, stripe: Stripe) -> None:
+        """Write a stripe, unless it is there."""
+        found = {file.name: self._journal.trusted(file.name, file.num_bytes, self._check) for file in stripe.files}
+        sums = {name: file for name, file in found.items() if file is not None}
+        if len(sums) == len(found):
+            self._advance(sum(entry.num_bytes for file in stripe.files for entry in file.entries))
+            with self._lock:
+                self.num_resumed += len(sums)
+        else:
+            sums = self._writer.write(stripe)
+            self._journal.add(sums)
+        with self._lock:
+            self.sums.update(sums)
+
+    def stop(self) -> None:
+        """End every thread at its next block."""
+        self._stopped.set()
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
+
+    def _advance(self, num_bytes: int) -> None:
+        self._check()
+        with self._lock:
+            self._done += num_bytes
+            if self._on_progress is not None:
+                self._on_progress(self._done, self._total)

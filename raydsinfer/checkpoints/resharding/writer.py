@@ -1,0 +1,160 @@
+"""Writes files of tensors as a stream, and reads them back: what was written is what is on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raydsinfer.checkpoints.resharding.blocks import BLOCK_BYTES, blocks, convert, raw_bytes
+from raydsinfer.checkpoints.resharding.plan import Entry, OutputFile, Stripe
+from raydsinfer.checkpoints.tensors import WHOLE
+from raydsinfer.checkpoints.weights.description import Description
+from raydsinfer.checkpoints.weights.ranks_index import FileSum
+from raydsinfer.checkpoints.weights.reader import TensorReader
+from raydsinfer.errors import CheckpointError, OutputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class StripeWriter:
+    """Writes stripes of files; several threads may, each another stripe.
+
+    Args:
+        description: The source.
+        directory: Where the files go.
+        scratch: Where the source's files may be unpacked that cannot be mapped as they are.
+        on_bytes: Called after each block with the number of bytes written; may raise to stop.
+        check: Called after each block that was read back; may raise to stop.
+    """
+
+    def __init__(
+        self,
+        description: Description,
+        directory: Path,
+        *,
+        scratch: Path,
+        on_bytes: Callable[[int], None],
+        check: Callable[[], None],
+    ) -> None:
+        self._description, self._directory = description, directory
+        self._scratch, self._on_bytes, self._check = scratch, on_bytes, check
+
+    def write(self, stripe: Stripe) -> dict[str, FileSum]:
+        """Write the files of a stripe and read them back.
+
+        Returns:
+            File name → size and checksum.
+
+        Raises:
+            CheckpointError: A value is too large for the dtype that was asked for.
+            OutputError: What is on the disk is not what was written.
+            OSError: The disk does not take it.
+        """
+        with ExitStack() as stack:
+            sinks = [stack.enter_context(_Sink(self._directory / file.name, file)) for file in stripe.files]
+            for row in zip(*(file.entries for file in stripe.files), strict=True):
+                with self._mapped(row[0].name) as tensor:
+                    for sink, entry in zip(sinks, row, strict=True):
+                        self._copy(tensor, entry, sink)
+        return {sink.path.name: self._verified(sink) for sink in sinks}
+
+    @contextmanager
+    def _mapped(self, name: str) -> Iterator[torch.Tensor]:
+        """A tensor of the source; its pages are given back before the next is touched."""
+        with TensorReader(self._description, tp_size=self._description.tp_size or 1, scratch=self._scratch) as reader:
+            if self._description.tp_size is None:
+                reader.will_need(name, WHOLE)
+            yield reader.read(name)
+
+    def _copy(self, tensor: torch.Tensor, entry: Entry, sink: _Sink) -> None:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, entry.dtype)
+        for block in blocks(tensor, entry.part):
+            if block.dtype != dtype:
+                block, num_infinite = convert(block, dtype)
+                if num_infinite:
+                    raise self._too_large(tensor, entry, dtype)
+            sink.write(raw_bytes(block))
+            self._on_bytes(block.nbytes)
+
+    def _too_large(self, tensor: torch.Tensor, entry: Entry, dtype: torch.dtype) -> CheckpointError:
+        import torch
+
+        count, largest = 0, 0.0
+        for block in blocks(tensor, WHOLE):
+            count += convert(block, dtype)[1]
+            largest = max(largest, float(block[block.isfinite()].abs().max()) if block.isfinite().any() else 0.0)
+        return CheckpointError(
+            path=str(self._description.directory),
+            reason=f"{count} of {tensor.numel()} values of {entry.name} do not fit {entry.dtype} "
+            f"(largest {largest:.6g}, limit {torch.finfo(dtype).max:.6g})",
+            hint="Choose another dtype: bfloat16 and float32 reach further than float16.",
+        )
+
+    def _verified(self, sink: _Sink) -> FileSum:
+        found = sum_of(sink.path, self._check)
+        if found != sink.sum():
+            raise OutputError(
+                path=str(sink.path),
+                reason="what was read back is not what was written",
+                hint="Check the disk, then run again.",
+            )
+        return found
+
+
+class _Sink:
+    """A file that is being written; a context manager that removes what was not finished."""
+
+    def __init__(self, path: Path, file: OutputFile) -> None:
+        self.path, self._file = path, file
+        self._hash, self._num_bytes = hashlib.sha256(), 0
+
+    def __enter__(self) -> _Sink:
+        self._stream = self.path.open("wb")
+        self.write(self._file.header())
+        return self
+
+    def write(self, data: Any) -> None:
+        self._stream.write(data)
+        self._hash.update(data)
+        self._num_bytes += len(data)
+
+    def sum(self) -> FileSum:
+        return FileSum(bytes=self._num_bytes, sha256=self._hash.hexdigest())
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            with self._stream:
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+        except OSError:
+            self.path.unlink(missing_ok=True)
+            if kind is None:
+                raise
+        if kind is not None:
+            self.path.unlink(missing_ok=True)  # gives its space back at once
+
+
+def sum_of(path: Path, check: Callable[[], None]) -> FileSum:
+    """Size and checksum of a file, read from the disk rather than from memory where the system can.
+
+    Args:
+        path: The file.
+        check: Called after each block; may raise to stop.
+    """
+    digest, num_bytes = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    with path.open("rb", buffering=0) as stream:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while count := stream.readinto(buffer):
+            digest.update(buffer[:count])
+            num_bytes += count
+            check()
+    return FileSum(bytes=num_bytes, sha256=digest.hexdigest())

@@ -1,0 +1,1 @@
+"""Where models come from: directories, URLs and the hub, brought to this node."""

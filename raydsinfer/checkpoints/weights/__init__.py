@@ -1,0 +1,1 @@
+"""Weights on disk, in every form: which tensor is where, and its values."""

@@ -1,0 +1,157 @@
+"""Reads tensors, or the part that a rank keeps, from weights of any form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raydsinfer.checkpoints.tensors import ITEM_BYTES, Slice, fits, in_words, is_whole, merged
+from raydsinfer.checkpoints.weights.description import Description, LogicalTensor, Piece
+from raydsinfer.checkpoints.weights.mapped import MappedFiles
+from raydsinfer.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TensorReader:
+    """Reads tensors for one rank; files are mapped, and nothing is read until it is touched.
+
+    Several threads may use it. A context manager: what it returned is not to be used afterwards.
+
+    Args:
+        description: The weights.
+        rank: Who reads.
+        tp_size: Number of ranks.
+        scratch: Directory on this node for copies of pickles that cannot be mapped, so that its ranks
+            share one; None reads such pickles into memory.
+
+    Raises:
+        CheckpointError: The weights were cut for another number of ranks.
+    """
+
+    def __init__(
+        self, description: Description, *, rank: int = 0, tp_size: int = 1, scratch: Path | None = None
+    ) -> None:
+        if not 0 <= rank < tp_size:
+            raise ValueError(f"rank {rank} of {tp_size}")
+        if description.tp_size not in (None, tp_size):
+            raise CheckpointError(
+                path=str(description.directory),
+                reason=f"the weights were cut for tensor-parallel size {description.tp_size}, not {tp_size}",
+                hint=f"Use {description.tp_size} ranks, or cut the original weights anew: "
+                f"raydsinfer reshard SRC DST --layout ranks --tp {tp_size}.",
+            )
+        self._description, self._rank = description, rank
+        self._files = MappedFiles(description.directory, description.files, scratch)
+
+    def __enter__(self) -> TensorReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.__exit__()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._description.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._description.tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the whole tensor; of this rank's piece where the whole is not known."""
+        tensor = self._description.tensors[name]
+        piece = tensor.piece_of(self._rank)
+        return tensor.shape if piece.slice is not None else piece.tensor.shape
+
+    def dtype(self, name: str) -> str:
+        """torch's name of a tensor's dtype on disk."""
+        return self._description.tensors[name].dtype
+
+    def read(self, name: str) -> torch.Tensor:
+        """The whole tensor, on the CPU, in the dtype on disk; this rank's piece where the whole is not known.
+
+        Mapped where it is stored in one piece, else put together from the pieces of all ranks.
+        """
+        tensor = self._description.tensors[name]
+        piece = tensor.piece_of(self._rank)
+        if piece.slice is None or is_whole(piece.slice, tensor.shape):
+            return self._files.tensor(piece.tensor)
+        return self._joined(tensor)
+
+    def parts(self, name: str, wanted: Slice) -> list[torch.Tensor]:
+        """What a rank keeps of a tensor, as views of the mapped file.
+
+        Args:
+            name: Of the tensor.
+            wanted: Which part. Weights that DeepSpeed cut have one part a rank, whatever is wanted.
+
+        Returns:
+            Views that joined along ``wanted.dim`` are the part.
+
+        Raises:
+            CheckpointError: The tensor has no such part, or another was cut out for this rank.
+        """
+        tensor = self._description.tensors[name]
+        piece = self._piece(tensor, wanted)
+        mapped = self._files.tensor(piece.tensor)
+        dim = wanted.dim
+        if dim is None or piece.slice is None or not is_whole(piece.slice, tensor.shape):
+            return [mapped]
+        return [mapped.narrow(dim, start, stop - start) for start, stop in wanted.ranges or [(0, 0)]]
+
+    def will_need(self, name: str, wanted: Slice) -> None:
+        """Have the system read ahead what `parts` will give; does nothing for pickles."""
+        tensor = self._description.tensors[name]
+        piece = self._piece(tensor, wanted)
+        stored = piece.tensor
+        if stored.offset is None or not stored.num_bytes:
+            return
+        if wanted.dim != 0 or piece.slice is None or not is_whole(piece.slice, tensor.shape):
+            self._files.will_need(stored.file, stored.offset, stored.num_bytes)
+            return
+        row = math.prod(stored.shape[1:]) * ITEM_BYTES[stored.dtype]
+        for start, stop in wanted.ranges:
+            self._files.will_need(stored.file, stored.offset + start * row, (stop - start) * row)
+
+    def _piece(self, tensor: LogicalTensor, wanted: Slice) -> Piece:
+        """What is stored for this rank, if `wanted` can be taken from it."""
+        piece = tensor.piece_of(self._rank)
+        if piece.slice is None:
+            return piece
+        path = str(self._description.directory)
+        if not fits(wanted, tensor.shape):
+            reason = f"tensor {tensor.name} of shape {tensor.shape} has no part {in_words(wanted)}"
+            raise CheckpointError(path=path, reason=reason, hint="Check config.json: it does not fit the weights.")
+        same = merged(piece.slice, tensor.shape) == merged(wanted, tensor.shape)
+        if not same and not is_whole(piece.slice, tensor.shape):
+            raise CheckpointError(
+                path=path,
+                reason=f"of tensor {tensor.name} rank {self._rank} needs {in_words(wanted)}, "
+                f"but {in_words(piece.slice)} was cut out for it",
+                hint="Run raydsinfer reshard again, with this version.",
+            )
+        return piece
+
+    def _joined(self, tensor: LogicalTensor) -> torch.Tensor:
+        import torch
+
+        whole = torch.empty(tensor.shape, dtype=getattr(torch, tensor.dtype))
+        slices = [piece.slice for piece in tensor.pieces if piece.slice is not None]
+        dim = slices[0].dim or 0
+        missing = set(range(tensor.shape[dim]))
+        for piece, part in zip(tensor.pieces, slices, strict=True):
+            stored, at = self._files.tensor(piece.tensor), 0
+            for start, stop in part.ranges:
+                size = stop - start
+                whole.narrow(dim, start, size).copy_(stored.narrow(dim, at, size))
+                missing.difference_update(range(start, stop))
+                at += size
+        if missing:
+            raise CheckpointError(
+                path=str(self._description.directory),
+                reason=f"no rank has index {min(missing)} of tensor {tensor.name}, so the whole is not there",
+                hint="Use the original weights.",
+            )
+        return whole

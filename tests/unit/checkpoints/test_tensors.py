@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raydsinfer.checkpoints.tensors import WHOLE, Slice, fits, in_words, is_whole, merged
+
+RANGES = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)).map(lambda p: (min(p), max(p))), max_size=6)
+
+
+def indices(part: Slice, size: int) -> list[int]:
+    return list(range(size)) if part.dim is None else [i for a, b in part.ranges for i in range(a, b)]
+
+
+@given(one=RANGES, two=RANGES)
+def test_parts_are_equal_when_merged_exactly_if_they_keep_the_same(
+    one: list[tuple[int, int]], two: list[tuple[int, int]]
+) -> None:
+    a, b = Slice(0, tuple(one)), Slice(0, tuple(two))
+    assert (merged(a, (8,)) == merged(b, (8,))) == (indices(a, 8) == indices(b, 8))
+    assert indices(merged(a, (8,)), 8) == indices(a, 8)
+    assert is_whole(a, (8,)) == (indices(a, 8) == list(range(8)))
+
+
+@pytest.mark.parametrize(
+    ("part", "fitting"),
+    [
+        (WHOLE, True),
+        (Slice(1, ((0, 3),)), True),
+        (Slice(1, ()), True),
+        (Slice(1, ((0, 4),)), False),
+        (Slice(1, ((2, 1),)), False),
+        (Slice(1, ((-1, 1),)), False),
+        (Slice(2, ((0, 1),)), False),
+    ],
+)
+def test_a_part_fits_if_the_tensor_has_it(part: Slice, fitting: bool) -> None:
+    assert fits(part, (2, 3)) == fitting
+
+
+def test_parts_in_words() -> None:
+    assert in_words(WHOLE) == "the whole"
+    assert in_words(Slice(1, ((0, 4), (6, 8)))) == "indices 0 to 4, 6 to 8 along dimension 1"
+    assert in_words(Slice(0, ())) == "indices none along dimension 0"
