@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeAlias
 
@@ -50,10 +50,6 @@ def write_plan(
     return {file.name: crew.sums[file.name] for file in plan.files}, crew.num_resumed
 
 
-class _Stopped(Exception):
-    """Another thread failed; this one ends too."""
-
-
 class _Crew:
     """What the threads share."""
 
@@ -89,7 +85,7 @@ class _Crew:
 
     def _check(self) -> None:
         if self._stopped.is_set():
-            raise _Stopped
+            raise CancelledError  # another thread failed; this one ends too
 
     def _advance(self, num_bytes: int) -> None:
         self._check()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Lock
 
 from raydsinfer.checkpoints.sizes import size_in_words
 from raydsinfer.checkpoints.sources.remote import RemoteFile, Store
-from raydsinfer.checkpoints.sources.remote_errors import Stopped
 from raydsinfer.checkpoints.sources.transfer import transfer
 from raydsinfer.checkpoints.sources.web_directory import NUM_THREADS
 from raydsinfer.errors import CheckpointError, summary_of
@@ -56,7 +55,7 @@ def download(store: Store, files: Sequence[RemoteFile], directory: Path, on_prog
 
 def _raise_first(futures: Sequence[Future[int]]) -> None:
     errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
-    for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):
+    for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
         raise error
 
 

@@ -26,10 +26,6 @@ _VERSION_KEYS = (
 )
 
 
-class RangesIgnored(Exception):
-    """The server sends whole files only."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
     """A file at its source.
@@ -93,11 +89,10 @@ class Store:
             raise CheckpointNotFoundError(path=self.shown, reason="nothing is stored there", hint="Check the URL.")
         return found
 
-    def read(self, file: RemoteFile, start: int, stop: int) -> bytes:
-        """Some bytes of a file; fewer where it is shorter.
+    def read(self, file: RemoteFile, start: int, stop: int) -> bytes | None:
+        """Some bytes of a file, fewer where it is shorter; None if the server sends whole files only, see `stream`.
 
         Raises:
-            RangesIgnored: The server sends whole files only; see `stream`.
             Exception: Whatever the file system raises.
         """
         if not self._is_http:
@@ -110,8 +105,8 @@ class Store:
             opened.seek(start)
             try:
                 data = opened.read(stop - start)
-            except ValueError as error:
-                raise RangesIgnored from error
+            except ValueError:  # the answer is longer than what was asked for
+                return None
         return data
 
     def stream(self, file: RemoteFile) -> AbstractContextManager[Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
-from threading import Event
 from typing import TypeVar
 
 from raydsinfer.errors import CheckpointError, CheckpointNotFoundError, summary_of
@@ -37,17 +37,13 @@ _PACKAGES = {
 }
 
 
-class Stopped(Exception):
-    """Another file of the same model failed, so this one is given up."""
-
-
 def without_secrets(text: str) -> str:
     """A text whose URLs have lost user, password and query: tokens and signatures are in those."""
     text = re.sub(r"(\w://)[^/\s'\"?]*@", r"\1", text)
     return re.sub(r"(\w://[^\s'\"?]*)\?[^\s'\")]*", r"\1", text)
 
 
-def patiently(attempt: Callable[[], T], stop: Event | None = None) -> T:
+def patiently(attempt: Callable[[], T]) -> T:
     """Do something over a network, a few times more if what went wrong may pass.
 
     Raises:
@@ -59,18 +55,8 @@ def patiently(attempt: Callable[[], T], stop: Event | None = None) -> T:
         except Exception as error:
             if not may_pass(error):
                 raise
-        pause(wait_s, stop)
+        time.sleep(wait_s)
     return attempt()
-
-
-def pause(wait_s: float, stop: Event | None = None) -> None:
-    """Wait before another attempt.
-
-    Raises:
-        Stopped: It is not worth it any more.
-    """
-    if (stop or Event()).wait(wait_s):
-        raise Stopped
 
 
 def may_pass(error: BaseException) -> bool:

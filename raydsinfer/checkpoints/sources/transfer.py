@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 from types import TracebackType
 
 from raydsinfer.checkpoints.sources.checksums import Hasher
-from raydsinfer.checkpoints.sources.remote import RangesIgnored, RemoteFile, Store
-from raydsinfer.checkpoints.sources.remote_errors import WAITS_S, Stopped, explained, may_pass, pause
+from raydsinfer.checkpoints.sources.remote import RemoteFile, Store
+from raydsinfer.checkpoints.sources.remote_errors import WAITS_S, explained, may_pass
 from raydsinfer.errors import CorruptCheckpointError
 
 CHUNK_BYTES = 16 * 2**20
@@ -37,18 +39,13 @@ def transfer(store: Store, file: RemoteFile, directory: Path, add: Callable[[int
         CheckpointError: The store failed, too often if that may pass.
         CorruptCheckpointError: What came is not what was announced; it is not kept.
         OSError: The disk does not take it.
-        Stopped: `stop` was set.
+        CancelledError: `stop` was set.
     """
     target = directory / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     with PartialFile(target, file, add) as part:
-        try:
-            if not file.ranges:
-                raise RangesIgnored
-            for data in _ranges(store, file, part.num_bytes, stop):
-                part.write(data)
-        except RangesIgnored:
-            _stream(store, file, part, stop)
+        if not file.ranges or not _in_pieces(store, file, part, stop):
+            _in_one_go(store, file, part, stop)
     part.finish(store.shown)
     return part.num_written
 
@@ -139,52 +136,53 @@ class PartialFile:
         self._add(len(data))
 
 
-def _ranges(store: Store, file: RemoteFile, offset: int, stop: Event) -> Iterator[bytes]:
-    """The bytes of a file from an offset on. Less is asked for at a time while that fails."""
+def _in_pieces(store: Store, file: RemoteFile, part: PartialFile, stop: Event) -> bool:
+    """Fetch what is missing, less at a time while that fails; False if the server sends whole files only."""
     end, size, failures = file.num_bytes or 0, CHUNK_BYTES, 0
-    while offset < end:
-        if stop.is_set():
-            raise Stopped
+    while part.num_bytes < end:
+        _go_on(stop)
         try:
-            data = store.read(file, offset, min(offset + size, end))
-        except RangesIgnored:
-            raise
+            data = store.read(file, part.num_bytes, min(part.num_bytes + size, end))
         except Exception as error:  # each file system raises its own
             if not may_pass(error) or failures == len(WAITS_S):
                 raise explained(error, file.key) from None
-            pause(WAITS_S[failures], stop)
+            _go_on(stop, after_s=WAITS_S[failures])
             size, failures = max(size // 2, min(_LEAST_BYTES, size)), failures + 1
             continue
+        if data is None:
+            return False
         if not data:
-            return  # it has become shorter: the size says so
-        yield data
-        offset, failures = offset + len(data), 0
-        size = min(2 * size, CHUNK_BYTES)
+            break  # it has become shorter: the size says so
+        part.write(data)
+        size, failures = min(2 * size, CHUNK_BYTES), 0
+    return True
 
 
-def _stream(store: Store, file: RemoteFile, part: PartialFile, stop: Event) -> None:
-    """Fetch a file in one go, for servers that know no ranges: a broken connection costs all of it."""
+def _in_one_go(store: Store, file: RemoteFile, part: PartialFile, stop: Event) -> None:
+    """Fetch a file from its beginning, for servers that know no ranges: a broken connection costs all of it."""
     for failures in range(len(WAITS_S) + 1):
         part.restart()
-        pieces = _pieces(store, file, stop)
-        while True:
-            try:
-                data = next(pieces, b"")
-            except Stopped:
-                raise
-            except Exception as error:
-                if not may_pass(error) or failures == len(WAITS_S):
-                    raise explained(error, file.key) from None
-                break
-            if not data:
-                return
-            part.write(data)
-        pause(WAITS_S[failures], stop)
+        with closing(_stream(store, file)) as stream:
+            while True:
+                _go_on(stop)
+                try:
+                    data = next(stream, b"")
+                except Exception as error:
+                    if not may_pass(error) or failures == len(WAITS_S):
+                        raise explained(error, file.key) from None
+                    break
+                if not data:
+                    return
+                part.write(data)
+        _go_on(stop, after_s=WAITS_S[failures])
 
 
-def _pieces(store: Store, file: RemoteFile, stop: Event) -> Iterator[bytes]:
+def _stream(store: Store, file: RemoteFile) -> Generator[bytes, None, None]:
     with store.stream(file) as opened:
         while data := opened.read(CHUNK_BYTES):
-            if stop.is_set():
-                raise Stopped
             yield data
+
+
+def _go_on(stop: Event, after_s: float = 0.0) -> None:
+    if stop.wait(after_s):
+        raise CancelledError

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from threading import Event, Timer
 from types import SimpleNamespace
 
 import pytest
 
 from raydsinfer.checkpoints.sources.remote_errors import (
-    Stopped,
     explained,
     is_absent,
     may_pass,
@@ -131,16 +129,3 @@ def test_what_passes_is_tried_again_a_few_times() -> None:
     with pytest.raises(PermissionError):
         patiently(attempt)
     assert tried.times == 7
-
-
-def test_waiting_ends_when_it_is_not_worth_it_any_more() -> None:
-    stop = Event()
-    timer = Timer(0.1, stop.set)
-    timer.start()
-
-    def attempt() -> None:
-        raise ConnectionResetError
-
-    with pytest.raises(Stopped):
-        patiently(attempt, stop)
-    timer.join()

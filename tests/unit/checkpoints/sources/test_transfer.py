@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 
 import pytest
 
 from raydsinfer.checkpoints.sources.remote import RemoteFile, Store
-from raydsinfer.checkpoints.sources.remote_errors import Stopped
 from raydsinfer.checkpoints.sources.transfer import transfer
 from raydsinfer.errors import CheckpointError, CorruptCheckpointError
 from tests.web import WebModel, serving
@@ -140,7 +141,21 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_stopping_keeps_what_has_arrived(web: WebModel, store: Store, tmp_path: Path, knows_ranges: bool) -> None:
     web.knows_ranges, stop = knows_ranges, Event()
     stop.set()
-    with pytest.raises(Stopped):
+    with pytest.raises(CancelledError):
         Counted(store, tmp_path, stop)
     assert not (tmp_path / NAME).exists()
     assert (tmp_path / f"{NAME}.part").exists()
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_waiting_ends_when_it_is_not_worth_it_any_more(
+    web: WebModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows_ranges: bool
+) -> None:
+    monkeypatch.setattr("raydsinfer.checkpoints.sources.transfer.WAITS_S", (60.0,))
+    web.knows_ranges, web.breaks_after, web.num_breaks, stop = knows_ranges, 2, 10**9, Event()
+    timer, started = Timer(0.5, stop.set), time.monotonic()
+    timer.start()
+    with pytest.raises(CancelledError):
+        Counted(store, tmp_path, stop)
+    timer.join()
+    assert 0.4 < time.monotonic() - started < 30
