@@ -120,6 +120,7 @@ def _batch_s(engine: Any, rows: int) -> float:
 def _own(context: RankContext, case: LoadCase, bandwidth: float) -> LoadResult:
     from raydsinfer.engines import deepspeed_setup
 
+    os.environ["TQDM_DISABLE"] = "1"  # its bars, one a rank, would run through the table
     deepspeed_setup.choose_accelerator(context)
     from raydsinfer.engines.deepspeed_own_loader import load_with_deepspeed
 

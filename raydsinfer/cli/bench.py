@@ -26,7 +26,9 @@ def _root() -> None:
 
 @bench_app.command()
 def load(
-    shape: Annotated[str, typer.Option(help="Sizes of a published model: opt-125m to opt-66b, llama-8b.")] = "opt-125m",
+    shape: Annotated[
+        str, typer.Option(help="Sizes of a published model: opt-125m to opt-66b, llama-8b; or opt-tiny.")
+    ] = "opt-125m",
     tp: Annotated[
         int, typer.Option(min=1, help="Ranks that share the model; each needs a GPU unless --device cpu.")
     ] = 1,
@@ -62,7 +64,7 @@ def load(
         wanted = tuple(form.strip() for form in forms.split(","))
         for form in wanted:
             if form not in get_args(Form):
-                raise InvalidSettingError(name="forms", value=form, expected=f"of {', '.join(get_args(Form))}")
+                raise InvalidSettingError(name="forms", value=form, expected=f"one of {', '.join(get_args(Form))}")
         suite = LoadSuite(
             shape=shape,
             num_layers=num_layers,
@@ -90,8 +92,9 @@ def load_table(title: str, rows: list[dict[str, Any]]) -> Table:
         title: What was loaded.
         rows: ``case`` and ``ranks``, as written by ``--json``.
     """
-    table = Table(title=f"{title}, {len(rows[0]['ranks'])} ranks")
-    columns = ("loader", "GB a rank", "fill s", "GB/s", "floor s", "x floor", "weights s", "load s", "host GiB")
+    num_ranks = len(rows[0]["ranks"])
+    table = Table(title=f"{title}, {num_ranks} rank{'s' if num_ranks > 1 else ''}")
+    columns = ("loader", "MB a rank", "fill s", "GB/s", "floor s", "x floor", "weights s", "load s", "host GiB")
     for column in columns:
         table.add_column(column, justify="left" if column == "loader" else "right")
     for row in rows:
@@ -99,10 +102,10 @@ def load_table(title: str, rows: list[dict[str, Any]]) -> Table:
         floor_s = slowest["parameter_bytes"] / slowest["host_to_device"]
         table.add_row(
             row["case"]["name"],
-            f"{slowest['parameter_bytes'] / 1e9:.2f}",
-            f"{slowest['fill_s']:.3f}",
+            f"{slowest['parameter_bytes'] / 1e6:,.1f}",
+            f"{slowest['fill_s']:.4f}",
             f"{slowest['parameter_bytes'] / slowest['fill_s'] / 1e9:.2f}",
-            f"{floor_s:.3f}",
+            f"{floor_s:.4f}",
             f"{slowest['fill_s'] / floor_s:.2f}",
             f"{slowest['weights_s']:.2f}",
             f"{slowest['load_s']:.2f}",

@@ -62,18 +62,18 @@ def progress_line(ranks: Mapping[int, LoadProgress]) -> str:
         return f"{phase}: " + "; ".join(_one(rank, p) for rank, p in sorted(moving.items()))
     behind = min(moving, key=lambda rank: _share(moving[rank]))
     done, total = (sum(getattr(p, name) for p in moving.values()) for name in ("bytes_done", "bytes_total"))
-    return f"{phase}: {_gb(done)} of {_gb(total)} GB on {len(moving)} ranks; last {_one(behind, moving[behind])}"
+    return f"{phase}: {_size(done)} of {_size(total)} on {len(moving)} ranks; last {_one(behind, moving[behind])}"
 
 
 def _one(rank: int, progress: LoadProgress) -> str:
-    of = f" of {_gb(progress.bytes_total)}" if progress.bytes_total else ""
+    of = f" of {_size(progress.bytes_total)}" if progress.bytes_total else ""
     speed = f", {progress.bytes_done / progress.seconds / 1e9:.2f} GB/s" if progress.seconds else ""
-    return f"rank {rank} {_gb(progress.bytes_done)}{of} GB{speed}"
+    return f"rank {rank} {_size(progress.bytes_done)}{of}{speed}"
 
 
 def _share(progress: LoadProgress) -> float:
     return progress.bytes_done / progress.bytes_total if progress.bytes_total else 0.0
 
 
-def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2f}"
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 10**8 else f"{num_bytes / 1e6:.2f} MB"
