@@ -66,11 +66,17 @@ def _weight_files(names: Collection[str]) -> list[str]:
     # Indices name files beside them only: what lies deeper is of another kind (onnx/, original/).
     top = [name for name in names if "/" not in name and not name.startswith(".")]
     if {"model.safetensors", "model.safetensors.index.json", RANKS_INDEX} & set(top):
-        return [name for name in top if name.startswith("model") and name.endswith(".safetensors")]
+        return _named_alike(top, "model", ".safetensors")
     if {"pytorch_model.bin", "pytorch_model.bin.index.json"} & set(top):
-        return [name for name in top if name.startswith("pytorch_model") and name.endswith(".bin")]
+        return _named_alike(top, "pytorch_model", ".bin")
     kinds = (".safetensors", ".bin", ".pt") if PRESHARDED_INDEX in top else (".safetensors", ".bin")
     return [name for name in top if name.endswith(kinds)]
+
+
+def _named_alike(names: Collection[str], stem: str, suffix: str) -> list[str]:
+    """The files with the usual names, beside which others may lie; an index that names no such file has all."""
+    ours = [name for name in names if name.endswith(suffix)]
+    return [name for name in ours if name.startswith(stem)] or ours
 
 
 def is_weights(name: str) -> bool:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from raydsinfer.checkpoints.model_files import wanted_files
+from raydsinfer.checkpoints.model_files import INDICES, named_in, wanted_files
 from raydsinfer.checkpoints.sources.download import OnProgress, download, writing_to
 from raydsinfer.checkpoints.sources.hub import HubModel
 from raydsinfer.checkpoints.sources.local_copy import LocalCopy
 from raydsinfer.checkpoints.sources.remote import RemoteFile, Store
-from raydsinfer.errors import CheckpointError, CheckpointNotFoundError
+from raydsinfer.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,5 +243,22 @@ def _make(copy: LocalCopy, origin: _Origin, on_progress: OnProgress | None) -> i
     with writing_to(copy.part.parent, lambda: sum(size for size, _ in listing.values()) - copy.num_bytes_in_part()):
         copy.prepare(stamps)
     num_fetched = origin.fill(copy.part, on_progress)
+    if copy.weights:
+        _require_named_files(copy.part)
     copy.commit(stamps)
     return num_fetched
+
+
+def _require_named_files(directory: Path) -> None:
+    """A model whose index names files that did not come would be noticed by the gang only."""
+    for index in INDICES:
+        if not (directory / index).is_file():
+            continue
+        named = named_in(index, (directory / index).read_bytes())
+        missing = [name for name in named if not (directory / name).is_file()]
+        if missing:
+            raise CorruptCheckpointError(
+                path=index,
+                reason=f"names {len(missing)} files that are not there: {', '.join(missing[:5])}",
+                hint="Put them beside it, or remove the index if the weights are in other files.",
+            )

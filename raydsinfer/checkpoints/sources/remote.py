@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from raydsinfer.checkpoints.model_files import CHECKSUMS_FILE, wanted_files
+from raydsinfer.checkpoints.model_files import CHECKSUMS_FILE, INDICES, named_in, wanted_files
 from raydsinfer.checkpoints.sources.checksums import Checksum, checksum_in, sums_in
 from raydsinfer.checkpoints.sources.remote_errors import explained, not_openable, patiently, without_secrets
 from raydsinfer.checkpoints.sources.web_directory import NUM_THREADS, WebDirectory, http_options
@@ -118,7 +118,9 @@ class Store:
         self._filesystem.invalidate_cache()
         if self._is_http:
             web = WebDirectory(self._filesystem, self._url)
-            names = wanted_files(web.names(), weights=weights)
+            there = web.names()
+            wanted = wanted_files(there, weights=weights)
+            names = sorted({*wanted, *self._named(web.key_of, there, wanted, weights=weights)})
             keys = [web.key_of(name) for name in names]
             with ThreadPoolExecutor(NUM_THREADS) as pool:
                 infos = list(pool.map(self._info, keys))
@@ -129,7 +131,17 @@ class Store:
         for name in by_name:
             self._require_inside(name)
         by_name.pop(".", None)  # the URL is that of a file
-        return [_file(name, *by_name[name]) for name in wanted_files(by_name, weights=weights)]
+        wanted = wanted_files(by_name, weights=weights)
+        wanted = sorted({*wanted, *self._named(lambda name: by_name[name][0], by_name, wanted, weights=weights)})
+        return [_file(name, *by_name[name]) for name in wanted]
+
+    def _named(
+        self, key_of: Callable[[str], str], there: Collection[str], wanted: Collection[str], *, weights: bool
+    ) -> set[str]:
+        """Files that are there under names that only an index of the weights knows."""
+        indices = set(INDICES) & set(wanted) if weights else set()
+        texts = {index: patiently(partial(self._filesystem.cat_file, key_of(index))) for index in indices}
+        return {name for index, text in texts.items() for name in named_in(index, text)} & set(there)
 
     def _info(self, key: str) -> Mapping[str, Any]:
         try:

@@ -29,6 +29,10 @@ SMALL = ["config.json", "merges.txt", "sub/tokenizer.json", "modeling_own.py", "
         (["ds_inference_config.json", "tp_00_00.pt", "non-tp.pt"], ["non-tp.pt", "tp_00_00.pt"]),
         (["adapter_model.safetensors", "pytorch_model.bin"], ["pytorch_model.bin"]),
         (["odd.safetensors"], ["odd.safetensors"]),
+        (
+            ["pytorch_model.bin.index.json", "layer-000.bin", "rest.bin"],
+            ["layer-000.bin", "rest.bin"],
+        ),
         (["model.safetensors", "onnx/model.onnx", "original/model.safetensors"], ["model.safetensors"]),
     ],
 )

@@ -90,6 +90,30 @@ def test_a_url_is_fetched_once(remote: str, tmp_path: Path) -> None:
     assert left_beside(first.directory.parent) == []
 
 
+def odd_names(others: dict[str, bytes]) -> str:
+    filesystem = fsspec.filesystem("memory")
+    filesystem.store.clear()
+    index = {"weight_map": {"a": "model-0.safetensors", "b": "rest.safetensors"}}
+    files = {"config.json": b"{}", "model.safetensors.index.json": json.dumps(index).encode(), **others}
+    for name, content in files.items():
+        filesystem.pipe_file(f"/bucket/odd/{name}", content)
+    return "memory://bucket/odd"
+
+
+def test_files_that_only_the_index_names_come_too(tmp_path: Path) -> None:
+    url = odd_names({"model-0.safetensors": b"a", "rest.safetensors": b"b", "consolidated.safetensors": b"c"})
+    assert names_in(local_directory(url, hf_home=str(tmp_path))) == {
+        *("config.json", "model.safetensors.index.json", "model-0.safetensors", "rest.safetensors")
+    }
+
+
+def test_an_index_that_names_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+    url = odd_names({"model-0.safetensors": b"a"})
+    with pytest.raises(CorruptCheckpointError, match=r"names 1 files that are not there: rest\.safetensors"):
+        local_directory(url, hf_home=str(tmp_path))
+    assert "config.json" in names_in(local_directory(url, hf_home=str(tmp_path), weights=False))
+
+
 def test_only_small_files_are_fetched_for_a_tokenizer(remote: str, tmp_path: Path) -> None:
     directory = local_directory(remote, hf_home=str(tmp_path), weights=False)
     assert names_in(directory) == {"config.json", "sub/tokenizer.json"}
