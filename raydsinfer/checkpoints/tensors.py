@@ -6,23 +6,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ITEM_BYTES = {
-    "bool": 1,
-    "uint8": 1,
-    "int8": 1,
-    "float8_e4m3fn": 1,
-    "float8_e5m2": 1,
-    "int16": 2,
-    "uint16": 2,
-    "float16": 2,
-    "bfloat16": 2,
-    "int32": 4,
-    "uint32": 4,
-    "float32": 4,
-    "int64": 8,
-    "uint64": 8,
-    "float64": 8,
+# By torch's name of the dtype: its name in safetensors files, and bytes of one element.
+_DTYPES = {
+    "bool": ("BOOL", 1),
+    "uint8": ("U8", 1),
+    "int8": ("I8", 1),
+    "float8_e4m3fn": ("F8_E4M3", 1),
+    "float8_e5m2": ("F8_E5M2", 1),
+    "int16": ("I16", 2),
+    "uint16": ("U16", 2),
+    "float16": ("F16", 2),
+    "bfloat16": ("BF16", 2),
+    "int32": ("I32", 4),
+    "uint32": ("U32", 4),
+    "float32": ("F32", 4),
+    "int64": ("I64", 8),
+    "uint64": ("U64", 8),
+    "float64": ("F64", 8),
 }
+
+FORMAT_NAMES = {dtype: name for dtype, (name, _) in _DTYPES.items()}
+"""What safetensors files call a dtype, by torch's name of it."""
+
+ITEM_BYTES = {dtype: num_bytes for dtype, (_, num_bytes) in _DTYPES.items()}
 """Bytes of one element, by torch's name of the dtype."""
 
 
@@ -35,14 +41,12 @@ class StoredTensor:
         file: Name of the file, within the directory of the weights.
         dtype: torch's name of the dtype, like ``float16``.
         shape: Its shape in the file.
-        offset: Bytes from the start of the file to its first; None in a pickle, where that says nothing.
     """
 
     name: str
     file: str
     dtype: str
     shape: tuple[int, ...]
-    offset: int | None = None
 
     @property
     def num_bytes(self) -> int:

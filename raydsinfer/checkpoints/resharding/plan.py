@@ -6,26 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
-from raydsinfer.checkpoints.tensors import ITEM_BYTES, WHOLE, Slice
-
-# As the safetensors format calls torch's dtypes.
-_FORMAT_NAMES = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "int16": "I16",
-    "uint16": "U16",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int32": "I32",
-    "uint32": "U32",
-    "float32": "F32",
-    "int64": "I64",
-    "uint64": "U64",
-    "float64": "F64",
-}
+from raydsinfer.checkpoints.tensors import FORMAT_NAMES, ITEM_BYTES, WHOLE, Slice
 
 CONVERTIBLE = ("float16", "bfloat16", "float32", "float64")
 """Dtypes that become another when one is asked for; all others stay."""
@@ -72,7 +53,7 @@ class OutputFile:
         for entry in self.entries:
             span = [position, position + entry.num_bytes]
             described[entry.name] = {
-                "dtype": _FORMAT_NAMES[entry.dtype],
+                "dtype": FORMAT_NAMES[entry.dtype],
                 "shape": list(entry.shape),
                 "data_offsets": span,
             }

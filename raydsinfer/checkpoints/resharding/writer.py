@@ -67,8 +67,6 @@ class StripeWriter:
     def _mapped(self, name: str) -> Iterator[torch.Tensor]:
         """A tensor of the source; its pages are given back before the next is touched."""
         with TensorReader(self._description, tp_size=self._description.tp_size or 1, scratch=self._scratch) as reader:
-            if self._description.tp_size is None:
-                reader.will_need(name, WHOLE)
             yield reader.read(name)
 
     def _copy(self, tensor: torch.Tensor, entry: Entry, sink: _Sink) -> None:

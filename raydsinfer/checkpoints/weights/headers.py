@@ -6,26 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from raydsinfer.checkpoints.tensors import StoredTensor
+from raydsinfer.checkpoints.tensors import FORMAT_NAMES, StoredTensor
 from raydsinfer.errors import CorruptCheckpointError, summary_of
 
-_DTYPES = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "I16": "int16",
-    "U16": "uint16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I32": "int32",
-    "U32": "uint32",
-    "F32": "float32",
-    "I64": "int64",
-    "U64": "uint64",
-    "F64": "float64",
-}
+_DTYPES = {theirs: ours for ours, theirs in FORMAT_NAMES.items()}
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -55,7 +39,6 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             file=path.name,
             dtype=_DTYPES[entry["dtype"]],
             shape=tuple(entry["shape"]),
-            offset=8 + length + entry["data_offsets"][0],
         )
         for name, entry in header.items()
     }

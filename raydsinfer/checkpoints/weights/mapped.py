@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,14 +30,12 @@ class MappedFiles:
         self._directory, self._sizes, self._scratch = directory, sizes, scratch
         self._stack, self._lock = ExitStack(), RLock()
         self._files: dict[str, Any] = {}
-        self._descriptors: dict[str, int] = {}
 
     def __enter__(self) -> MappedFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._files.clear()
-        self._descriptors.clear()
         self._stack.close()
 
     def tensor(self, stored: StoredTensor) -> torch.Tensor:
@@ -58,16 +55,6 @@ class MappedFiles:
         if (str(tensor.dtype), tuple(tensor.shape)) != (f"torch.{stored.dtype}", stored.shape):
             raise self._changed(stored.file, f"tensor {stored.name} is another")
         return tensor
-
-    def will_need(self, file: str, start: int, num_bytes: int) -> None:
-        """Have the system read bytes of a file ahead."""
-        with self._lock:
-            if file not in self._descriptors:
-                descriptor = os.open(self._directory / file, os.O_RDONLY)
-                self._stack.callback(os.close, descriptor)
-                self._descriptors[file] = descriptor
-            descriptor = self._descriptors[file]
-        os.posix_fadvise(descriptor, start, num_bytes, os.POSIX_FADV_WILLNEED)
 
     def _open(self, path: Path) -> Any:
         size = path.stat().st_size if path.is_file() else None

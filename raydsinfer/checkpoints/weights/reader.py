@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raydsinfer.checkpoints.tensors import ITEM_BYTES, Slice, fits, in_words, is_whole, merged
+from raydsinfer.checkpoints.tensors import Slice, fits, in_words, is_whole, merged
 from raydsinfer.checkpoints.weights.description import Description, LogicalTensor, Piece
 from raydsinfer.checkpoints.weights.mapped import MappedFiles
 from raydsinfer.errors import CheckpointError
@@ -56,18 +55,11 @@ class TensorReader:
     def __iter__(self) -> Iterator[str]:
         return iter(self._description.tensors)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._description.tensors
-
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the whole tensor; of this rank's piece where the whole is not known."""
         tensor = self._description.tensors[name]
         piece = tensor.piece_of(self._rank)
         return tensor.shape if piece.slice is not None else piece.tensor.shape
-
-    def dtype(self, name: str) -> str:
-        """torch's name of a tensor's dtype on disk."""
-        return self._description.tensors[name].dtype
 
     def read(self, name: str) -> torch.Tensor:
         """The whole tensor, on the CPU, in the dtype on disk; this rank's piece where the whole is not known.
@@ -100,20 +92,6 @@ class TensorReader:
         if dim is None or piece.slice is None or not is_whole(piece.slice, tensor.shape):
             return [mapped]
         return [mapped.narrow(dim, start, stop - start) for start, stop in wanted.ranges or [(0, 0)]]
-
-    def will_need(self, name: str, wanted: Slice) -> None:
-        """Have the system read ahead what `parts` will give; does nothing for pickles."""
-        tensor = self._description.tensors[name]
-        piece = self._piece(tensor, wanted)
-        stored = piece.tensor
-        if stored.offset is None or not stored.num_bytes:
-            return
-        if wanted.dim != 0 or piece.slice is None or not is_whole(piece.slice, tensor.shape):
-            self._files.will_need(stored.file, stored.offset, stored.num_bytes)
-            return
-        row = math.prod(stored.shape[1:]) * ITEM_BYTES[stored.dtype]
-        for start, stop in wanted.ranges:
-            self._files.will_need(stored.file, stored.offset + start * row, (stop - start) * row)
 
     def _piece(self, tensor: LogicalTensor, wanted: Slice) -> Piece:
         """What is stored for this rank, if `wanted` can be taken from it."""

@@ -1,16 +1,28 @@
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save
 
-from raydsinfer.checkpoints.tensors import WHOLE, Slice, fits, in_words, is_whole, merged
+from raydsinfer.checkpoints.tensors import FORMAT_NAMES, ITEM_BYTES, WHOLE, Slice, fits, in_words, is_whole, merged
 
 RANGES = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)).map(lambda p: (min(p), max(p))), max_size=6)
 
 
 def indices(part: Slice, size: int) -> list[int]:
     return list(range(size)) if part.dim is None else [i for a, b in part.ranges for i in range(a, b)]
+
+
+@pytest.mark.parametrize("dtype", [name for name in ITEM_BYTES if hasattr(torch, name)])
+def test_dtypes_are_those_of_safetensors(dtype: str) -> None:
+    content = save({"t": torch.zeros(3, dtype=getattr(torch, dtype))})
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert header["t"]["dtype"] == FORMAT_NAMES[dtype]
+    assert header["t"]["data_offsets"] == [0, 3 * ITEM_BYTES[dtype]]
 
 
 @given(one=RANGES, two=RANGES)

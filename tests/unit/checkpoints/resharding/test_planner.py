@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydsinfer.checkpoints.resharding.plan import _FORMAT_NAMES, Entry, OutputFile
+from raydsinfer.checkpoints.resharding.plan import Entry, OutputFile
 from raydsinfer.checkpoints.resharding.planner import Wanted, layer_of, plan_layers, plan_ranks
 from raydsinfer.checkpoints.tensors import ITEM_BYTES, WHOLE, Slice
-from raydsinfer.checkpoints.weights.headers import _DTYPES
 from raydsinfer.errors import InvalidSettingError
 
 
@@ -107,11 +106,6 @@ def test_a_header_says_where_the_bytes_are() -> None:
     assert said["none"]["data_offsets"] == [12, 12]
     assert said["scalar"]["data_offsets"] == [12, 13]
     assert file.num_bytes == len(header) + 13
-
-
-def test_the_reader_knows_every_dtype_that_is_written() -> None:
-    assert {theirs: ours for ours, theirs in _FORMAT_NAMES.items()} == _DTYPES
-    assert set(_FORMAT_NAMES) == set(ITEM_BYTES)
 
 
 SIZES = st.lists(st.tuples(st.integers(0, 5000), st.sampled_from(["float32", "float16", "int8"])), max_size=12)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +30,10 @@ def test_reads_each_tensor_of_a_sharded_checkpoint(tmp_path: Path, suffix: str) 
     write_shards(tmp_path, suffix)
     with TensorReader(describe(tmp_path)) as reader:
         assert sorted(reader) == ["a", "b.c"]
-        assert "a" in reader
-        assert "z" not in reader
         assert torch.equal(reader.read("a"), ONE["a"])
         assert torch.equal(reader.read("b.c"), TWO["b.c"])
-        assert (reader.shape("a"), reader.dtype("a")) == ((2, 3), "float32")
-        assert (reader.shape("b.c"), reader.dtype("b.c")) == ((4,), "float16")
+        assert reader.shape("a") == (2, 3)
+        assert reader.shape("b.c") == (4,)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -45,7 +42,6 @@ def test_every_dtype_comes_back_bit_by_bit(tmp_path: Path, name: str, dtype: tor
     tensor = BIG.to(dtype)
     write_file(tmp_path / name, {"odd": torch.ones(3, dtype=torch.uint8), "t": tensor})
     with TensorReader(describe(tmp_path)) as reader:
-        assert reader.dtype("t") == str(dtype).removeprefix("torch.")
         assert reader.read("t").dtype == dtype
         assert raw(reader.read("t")) == raw(tensor)
         parts = reader.parts("t", Slice(1, ((2, 4), (0, 1))))
@@ -63,7 +59,6 @@ def test_parts_are_what_indexing_gives(tmp_path_factory: pytest.TempPathFactory,
     write_file(directory / "model.safetensors", {"t": tensor})
     wanted = Slice(dim, ranges)  # type: ignore[arg-type]
     with TensorReader(describe(directory)) as reader:
-        reader.will_need("t", wanted)
         parts = reader.parts("t", wanted)
         assert torch.equal(torch.cat(parts, dim=dim), take(tensor, wanted))
         assert torch.cat(parts, dim=dim).shape == wanted.shape_of(tensor.shape)
@@ -75,8 +70,6 @@ def test_the_whole_is_one_part(tmp_path: Path) -> None:
         assert [torch.equal(part, BIG) for part in reader.parts("t", WHOLE)] == [True]
         assert reader.parts("scalar", WHOLE)[0].item() == 7
         assert reader.parts("none", WHOLE)[0].shape == (0, 3)
-        for name in reader:
-            reader.will_need(name, WHOLE)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -122,14 +115,17 @@ def test_several_threads_may_read(tmp_path: Path) -> None:
         ]
 
 
-def test_files_stay_open_no_longer_than_the_reader(tmp_path: Path) -> None:
-    write_shards(tmp_path, "safetensors")
-    before = len(os.listdir("/proc/self/fd"))
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_files_stay_mapped_no_longer_than_the_reader(tmp_path: Path, suffix: str) -> None:
+    write_shards(tmp_path, suffix)
+
+    def is_mapped() -> bool:
+        return str(tmp_path) in Path("/proc/self/maps").read_text()
+
     with TensorReader(describe(tmp_path)) as reader:
-        reader.will_need("a", WHOLE)
         reader.read("b.c")
-        assert len(os.listdir("/proc/self/fd")) > before
-    assert len(os.listdir("/proc/self/fd")) == before
+        assert is_mapped()
+    assert not is_mapped()
 
 
 def test_a_part_that_a_tensor_does_not_have(tmp_path: Path) -> None:
@@ -190,7 +186,6 @@ def test_each_rank_gets_its_own_piece_as_one_view(ranks: Path, rank: int) -> Non
         assert torch.equal(out, take(BIG * 2, COLUMNS[rank]))
         assert torch.equal(norm, torch.ones(3))
         assert reader.shape("qkv") == (6, 4)
-        reader.will_need("qkv", QKV[rank])
 
 
 def test_the_whole_is_put_together_from_the_ranks_pieces(ranks: Path) -> None:
@@ -244,7 +239,6 @@ def test_a_rank_may_have_nothing_of_a_tensor(tmp_path: Path) -> None:
     write_ranks(tmp_path, {"t": BIG}, {"t": (Slice(0, ((0, 6),)), Slice(0, ()))}, 2)
     with TensorReader(describe(tmp_path), rank=1, tp_size=2) as reader:
         assert reader.parts("t", Slice(0, ()))[0].shape == (0, 4)
-        reader.will_need("t", Slice(0, ()))
         assert torch.equal(reader.read("t"), BIG)
 
 
@@ -266,6 +260,5 @@ def test_weights_that_deepspeed_cut(tmp_path: Path) -> None:
         assert torch.equal(reader.read("l.b"), torch.ones(2))
         assert reader.shape("l.b") == (2,)
         assert torch.equal(reader.parts("embed", Slice(1, ((1, 2),)))[0], BIG[:, 1:2])
-        reader.will_need("l.w", WHOLE)
     with pytest.raises(CheckpointError, match=r"size 2, not 4.*raydsinfer reshard SRC DST --layout ranks --tp 4"):
         TensorReader(describe(tmp_path), tp_size=4)
