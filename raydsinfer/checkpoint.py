@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.fs
 from ray.train import Checkpoint
 
+from raydsinfer.checkpoints.sources.remote_errors import without_secrets
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.base import EngineSpec
 from raydsinfer.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
@@ -153,7 +154,9 @@ class DeepSpeedCheckpoint(Checkpoint):
         """
         if self._is_named:
             raise UnsupportedError(
-                what=f"metadata on {self._spec.model}", why="it is a name on a hub", instead="Use to_directory() first."
+                what=f"metadata on {without_secrets(self._spec.model)}",
+                why="it is a name on a hub",
+                instead="Use to_directory() first.",
             )
         super().set_metadata(metadata)
 
@@ -161,7 +164,7 @@ class DeepSpeedCheckpoint(Checkpoint):
         changed = ", ".join(
             f"{name}={value!r}" for name, value in self._spec.config.model_dump(exclude_unset=True).items()
         )
-        return f"DeepSpeedCheckpoint({self._spec.model!r}{', ' + changed if changed else ''})"
+        return f"DeepSpeedCheckpoint({without_secrets(self._spec.model)!r}{', ' + changed if changed else ''})"
 
     @classmethod
     def _named(cls, name: str, config: EngineConfig) -> DeepSpeedCheckpoint:

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raydsinfer.checkpoint import DeepSpeedCheckpoint
+from raydsinfer.checkpoints.sources.remote_errors import without_secrets
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
 from raydsinfer.engines.tokenizer import Tokenizer, load_tokenizer
 from raydsinfer.errors import InvalidSettingError
@@ -101,7 +102,14 @@ class DeepSpeedPredictor(Predictor):
         group = WorkerGroup.create(
             spec, scaling_config or ScalingConfig(), gang_config=gang_config, keeper=keeper, on_progress=on_progress
         )
-        return cls(group, tokenizer, spec.config, model=spec.model, input_columns=input_columns, generation=defaults)
+        return cls(
+            group,
+            tokenizer,
+            spec.config,
+            model=without_secrets(spec.model),
+            input_columns=input_columns,
+            generation=defaults,
+        )
 
     @staticmethod
     def read_settings(

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from raydsinfer.checkpoints.sources.remote_errors import without_secrets
 from raydsinfer.cli.cluster import cluster
 from raydsinfer.cli.generate import check_files
 from raydsinfer.cli.inputs import open_input
@@ -48,7 +49,7 @@ def dry_run(job: Job, console: Console) -> bool:
         nodes = read_nodes()
         placed = place_gangs(gang_request("gang", shape.scaling_config()), shape.num_gangs, nodes)
     table = _grid()
-    table.add_row("model", spec.model)
+    table.add_row("model", without_secrets(spec.model))
     files = f"{len(rows.files)} {rows.format} file{'s' if len(rows.files) > 1 else ''}"
     table.add_row("input", f"{job.input}: {rows.num_rows:,} rows in {files}")
     table.add_row("output", f"{job.output} ({job.output_format}), keeping {', '.join(keep) or 'no columns'}")

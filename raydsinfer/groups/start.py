@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.actor import ActorHandle
 
+from raydsinfer.checkpoints.sources.remote_errors import without_secrets
 from raydsinfer.config import GangConfig
 from raydsinfer.engines.base import EngineSpec, LoadReport, RankContext
 from raydsinfer.errors import EngineError, WorkerGroupError
@@ -49,7 +50,7 @@ class Start:
             if wants_process_group:
                 self._meet()
         with self._phase("load"):
-            self._tell(f"loading {self.spec.model} on {_counted(len(self.ranks), 'rank')}")
+            self._tell(f"loading {without_secrets(self.spec.model)} on {_counted(len(self.ranks), 'rank')}")
             with LoadWatch(self.team.progress, self._tell):
                 reports = self.team.call("load", "load", timeout_s=self._left_s())
             self._tell_filled(reports)

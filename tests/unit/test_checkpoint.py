@@ -156,3 +156,11 @@ def test_rays_own_checkpoint_of_a_model(model: Path) -> None:
     checkpoint = DeepSpeedCheckpoint.from_checkpoint(Checkpoint.from_directory(str(model)))
     assert checkpoint.spec.model == str(model)
     assert DeepSpeedCheckpoint.from_checkpoint(checkpoint) is checkpoint
+
+
+def test_a_repr_shows_no_secrets_of_a_url() -> None:
+    url = "https://user:hunter2@models.example/opt?X-Signature=abc"
+    shown = repr(DeepSpeedCheckpoint.from_pretrained(url, EngineConfig(max_tokens=64)))
+    assert "models.example/opt" in shown
+    assert "hunter2" not in shown
+    assert "abc" not in shown
