@@ -224,18 +224,21 @@ class WeightsMismatchError(CheckpointError):
         never_filled: Parameters of the model that no tensor of the checkpoint filled.
         nothing_took: Tensors of the checkpoint that fit no parameter.
         wrong_shape: Parameter name → ``"(have) instead of (want)"``.
+        wrong_dtype: Parameter name → dtype in the checkpoint, which a cast does not convert.
     """
 
     reason: str = "the weights do not fit the model"
     never_filled: Collection[str] = ()
     nothing_took: Collection[str] = ()
     wrong_shape: Mapping[str, str] = field(default_factory=dict)
+    wrong_dtype: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = [
             ("parameters never filled", self.never_filled),
             ("tensors that nothing took", self.nothing_took),
             ("wrong shape", [f"{name} is {text}" for name, text in self.wrong_shape.items()]),
+            ("quantised", [f"{name} is {dtype}" for name, dtype in self.wrong_dtype.items()]),
         ]
         listed = "; ".join(f"{title}: {_shortened(names)}" for title, names in parts if names)
         return f"{self.path}: {self.reason} ({listed}).{' ' + self.hint if self.hint else ''}"

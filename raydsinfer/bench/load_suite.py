@@ -13,6 +13,7 @@ from raydsinfer.bench.random_model import write_random_model
 from raydsinfer.bench.ranks import run_on_ranks
 from raydsinfer.bench.shapes import shape
 from raydsinfer.engines.resharding import checked_settings, reshard_directory
+from raydsinfer.errors import OutputError, summary_of
 
 Form = Literal["safetensors", "bin", "ranks", "deepspeed"]
 
@@ -56,6 +57,7 @@ class LoadSuite:
         Raises:
             WorkerGroupError: A rank failed.
             InvalidSettingError: There is no such shape.
+        OutputError: There is no place for the weights.
         """
         for form in self.forms:
             model = self._checkpoint(form, tell)
@@ -87,6 +89,11 @@ class LoadSuite:
             tell(f"writing random weights to {target}")
             part = target.with_name(f"{target.name}.partial")
             shutil.rmtree(part, ignore_errors=True)
-            write_random_model(part, config, stored, same_layers=self.same_layers)
-            part.rename(target)
+            try:
+                write_random_model(part, config, stored, same_layers=self.same_layers)
+                part.rename(target)
+            except OSError as error:
+                shutil.rmtree(part, ignore_errors=True)
+                hint = "Choose another directory; the model takes its size there once for each form."
+                raise OutputError(path=str(target), reason=summary_of(error), hint=hint) from error
         return target

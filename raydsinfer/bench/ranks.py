@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raydsinfer.engines.base import RankContext
-from raydsinfer.errors import WorkerGroupError
+from raydsinfer.errors import RaydsinferError, WorkerGroupError
 
 
 def run_on_ranks(
@@ -29,7 +29,7 @@ def run_on_ranks(
         device: ``cpu`` (gloo) or ``cuda`` (NCCL, a GPU for each rank).
 
     Raises:
-        WorkerGroupError: Ranks failed, with their tracebacks, or did not answer in time.
+        WorkerGroupError: Ranks failed, with tracebacks of what was not raised by us, or did not answer in time.
     """
     spawn = multiprocessing.get_context("spawn")
     answers = spawn.Queue()
@@ -49,7 +49,7 @@ def run_on_ranks(
             for process in processes:
                 process.kill()
                 process.join()
-    causes: dict[int, BaseException] = {rank: RuntimeError(text) for rank, (ok, text) in got.items() if not ok}
+    causes: dict[int, BaseException] = {rank: error for rank, (ok, error) in got.items() if not ok}
     if causes:
         raise WorkerGroupError(gang="ranks", phase="run", causes=causes)
     return [got[rank][1] for rank in range(world_size)]
@@ -83,7 +83,9 @@ def _rank(
     try:
         torch.distributed.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=world_size)
         answers.put((rank, (True, target(context, *args))))
+    except RaydsinferError as error:
+        answers.put((rank, (False, error)))
     except BaseException:
-        answers.put((rank, (False, f"rank {rank}: {traceback.format_exc()}")))
+        answers.put((rank, (False, RuntimeError(traceback.format_exc()))))
     answers.close()
     answers.join_thread()

@@ -65,11 +65,13 @@ def load(
         for form in wanted:
             if form not in get_args(Form):
                 raise InvalidSettingError(name="forms", value=form, expected=f"one of {', '.join(get_args(Form))}")
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        _require_device(chosen, tp, torch.cuda.device_count())
         suite = LoadSuite(
             shape=shape,
             num_layers=num_layers,
             tp_size=tp,
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=chosen,
             kernel_inject=kernel_inject,
             same_layers=same_layers,
             forms=cast("tuple[Form, ...]", wanted),
@@ -83,6 +85,16 @@ def load(
             if json_path is not None:  # after each case: a later one may fail
                 json_path.write_text(json.dumps(rows, indent=1))
         Console(width=None if Console().is_terminal else 120).print(load_table(suite.shape, rows))
+
+
+def _require_device(device: str, num_ranks: int, num_gpus: int) -> None:
+    if device not in ("cpu", "cuda"):
+        raise InvalidSettingError(name="--device", value=device, expected="cuda or cpu")
+    if device == "cuda" and num_ranks > num_gpus:
+        hint = "Use --device cpu to see that it works."
+        raise InvalidSettingError(
+            name="--tp", value=num_ranks, expected=f"at most the GPUs here, {num_gpus}", hint=hint
+        )
 
 
 def load_table(title: str, rows: list[dict[str, Any]]) -> Table:

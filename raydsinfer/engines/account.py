@@ -22,6 +22,7 @@ class Account:
         self._used: set[str] = set()
         self._never_filled: list[str] = []
         self._wrong_shape: dict[str, str] = {}
+        self._wrong_dtype: dict[str, str] = {}
 
     def take(self, name: str) -> str | None:
         """The tensor that fills a parameter, or one that is tied to it; None, and noted, if there is none."""
@@ -40,6 +41,18 @@ class Account:
         self._wrong_shape[name] = f"{tuple(have)} instead of {tuple(want)}"
         return False
 
+    def converts(self, name: str, have: str, *, floating: bool) -> bool:
+        """Whether values of a dtype become a parameter's by a cast; noted if not.
+
+        Integers and floats of eight bits are quantised weights: without their scale they mean nothing.
+        """
+        if floating and have in ("float16", "bfloat16", "float32", "float64"):
+            return True
+        if not floating and "float" not in have:
+            return True
+        self._wrong_dtype[name] = have
+        return False
+
     def close(self, ignorable: Callable[[str], bool]) -> None:
         """Look whether everything was accounted for.
 
@@ -50,11 +63,12 @@ class Account:
             WeightsMismatchError: A parameter was not filled, or a tensor was not used.
         """
         unused = [name for target, name in self._sources.items() if name not in self._used and not ignorable(target)]
-        if self._never_filled or unused or self._wrong_shape:
+        if self._never_filled or unused or self._wrong_shape or self._wrong_dtype:
             raise WeightsMismatchError(
                 path=self._path,
                 never_filled=sorted(self._never_filled),
                 nothing_took=sorted(unused),
                 wrong_shape=self._wrong_shape,
+                wrong_dtype=self._wrong_dtype,
                 hint="If transformers can load this model, try use_meta_tensor=False.",
             )

@@ -31,7 +31,7 @@ class Copier:
     Args:
         device: torch device of the destinations.
         num_threads: Threads that read.
-        on_bytes: Told of each piece how many bytes it had, in any thread.
+        on_bytes: Told of each piece how many bytes it has in the target's dtype, in any thread.
         threads_a_lane: How many of them work on one chunk together.
         chunk_bytes: Most bytes of a chunk.
     """
@@ -52,9 +52,8 @@ class Copier:
     def __enter__(self) -> Copier:
         self._threads_before = torch.get_num_threads()  # a process that Ray started has one
         self._pool = ThreadPoolExecutor(self._num_lanes, "weights", initializer=self._open_lane)
-        together = threading.Barrier(self._num_lanes)
-        for _ in range(self._num_lanes):  # so that every lane starts now
-            self._pool.submit(together.wait)
+        for _ in range(self._num_lanes):  # so that the lanes open now
+            self._pool.submit(int)
         return self
 
     def __exit__(
@@ -64,9 +63,14 @@ class Copier:
         torch.set_num_threads(self._threads_before)
 
     def _open_lane(self) -> None:
-        torch.set_grad_enabled(False)
-        torch.set_num_threads(self._threads_a_lane)
-        self._local.stager = _Stager(self._device, self._chunk_bytes) if self._device.type == "cuda" else None
+        self._local.failure = self._local.stager = None
+        try:
+            torch.set_grad_enabled(False)
+            torch.set_num_threads(self._threads_a_lane)
+            if self._device.type == "cuda":
+                self._local.stager = _Stager(self._device, self._chunk_bytes)
+        except Exception as error:  # raised here it would be lost; this way `wait` gets it
+            self._local.failure = error
 
     def copy(self, target: torch.Tensor, parts: Sequence[torch.Tensor], dim: int = 0) -> list[Future[Any]]:
         """Start to copy parts, which follow each other along `dim`, into `target`.
@@ -87,9 +91,9 @@ class Copier:
             at += part.shape[dim] if part.dim() else 0
             if part.nbytes <= _SMALL_BYTES:
                 goal.copy_(part)
-                self._on_bytes(part.nbytes)
+                self._on_bytes(goal.nbytes)
                 continue
-            for region, piece in zip(*_split(goal, part, _TASK_BYTES), strict=True):
+            for region, piece in zip(*_split(*_as_matrices(goal, part), _TASK_BYTES), strict=True):
                 started.append(self._pool.submit(self._copy_piece, region, piece, ready))
         return started
 
@@ -107,11 +111,13 @@ class Copier:
 
     def _copy_piece(self, region: torch.Tensor, piece: torch.Tensor, ready: Any) -> Any:
         event = None
+        if self._local.failure is not None:
+            raise self._local.failure
         if self._local.stager is None:
             region.copy_(piece)
         else:
             event = self._local.stager.copy(region, piece, ready)
-        self._on_bytes(piece.nbytes)
+        self._on_bytes(region.nbytes)
         return event
 
 
@@ -156,6 +162,13 @@ class _Stager:
             self._sent[turn].synchronize()
             self._buffers[turn] = torch.empty(chunk.nbytes, dtype=torch.uint8, pin_memory=True)
         return self._buffers[turn][: chunk.nbytes].view(chunk.dtype).view(chunk.shape)
+
+
+def _as_matrices(target: Any, part: Any) -> tuple[Any, Any]:
+    """Stacked matrices, like a layer's experts, as one, so that a row is never larger than a buffer for long."""
+    if part.dim() < 3 or not (part.is_contiguous() and target.is_contiguous()):
+        return target, part
+    return target.view(-1, target.shape[-1]), part.view(-1, part.shape[-1])
 
 
 def _split(target: Any, part: Any, num_bytes: int) -> tuple[Sequence[Any], Sequence[Any]]:

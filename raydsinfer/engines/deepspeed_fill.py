@@ -57,7 +57,11 @@ class Filler:
             return None
         if not self.account.fits(name, wanted.shape_of(self.shapes[name]), parameter.shape):
             return None
-        return _Copy(parameter.data, self.reader.parts(source, wanted), wanted.dim or 0)
+        parts = self.reader.parts(source, wanted)
+        dtype = str(parts[0].dtype).removeprefix("torch.")
+        if not self.account.converts(name, dtype, floating=parameter.is_floating_point()):
+            return None
+        return _Copy(parameter.data, parts, wanted.dim or 0)
 
     def run(self, plans: Sequence[_Copy]) -> list[Future[Any]]:
         """Start to copy; returns what `Copier.wait` wants."""

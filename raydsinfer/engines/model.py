@@ -139,6 +139,7 @@ def tensor_names(model: nn.Module, stored: Iterable[str], path: str) -> dict[str
 
     Raises:
         UnsupportedError: A tensor would have to be converted, not only renamed.
+        WeightsMismatchError: Two tensors belong to one parameter.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, rename_source_key
@@ -156,7 +157,15 @@ def tensor_names(model: nn.Module, stored: Iterable[str], path: str) -> dict[str
                 why=f"transformers converts {name} while loading, which is more than a new name",
                 instead="Use use_meta_tensor=False.",
             )
-        names[name if name in state else target] = name
+        parameter = name if name in state else target
+        if parameter in names:
+            raise WeightsMismatchError(
+                path=path,
+                reason=f"two tensors belong to {parameter}, and which one is right cannot be known",
+                nothing_took=sorted([name, names[parameter]]),
+                hint="Remove one of them from the checkpoint.",
+            )
+        names[parameter] = name
     return names
 
 

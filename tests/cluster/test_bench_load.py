@@ -27,7 +27,17 @@ def test_weights_that_were_cut_and_deepspeeds_own_loader_give_the_same_parameter
     assert all(form in ran.stdout for form in forms)
 
 
-def test_an_unknown_form_is_answered_with_those_there_are(tmp_path: Path) -> None:
-    ran = CliRunner().invoke(app, ["bench", "load", "--forms", "zip", "--directory", str(tmp_path)])
-    assert ran.exit_code == 2
-    assert "one of safetensors, bin, ranks, deepspeed" in " ".join(ran.output.split())
+@pytest.mark.parametrize(
+    ("words", "said", "code"),
+    [
+        (["--forms", "zip"], "one of safetensors, bin, ranks, deepspeed", 2),
+        (["--device", "tpu"], "expected cuda or cpu", 2),
+        (["--device", "cuda", "--tp", "99"], "at most the GPUs here", 2),
+        (["--shape", "opt-67b", "--device", "cpu"], "one of opt-tiny", 2),
+        (["--shape", "opt-tiny", "--device", "cpu", "--directory", "/proc/nowhere"], "cannot write /proc/nowhere", 1),
+    ],
+)
+def test_mistakes_are_named_before_anything_starts(words: list[str], said: str, code: int) -> None:
+    ran = CliRunner().invoke(app, ["bench", "load", *words])
+    assert said in " ".join(ran.output.split())
+    assert ran.exit_code == code

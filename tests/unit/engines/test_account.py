@@ -41,3 +41,23 @@ def test_what_is_left_over_is_named() -> None:
     assert caught.value.never_filled == ["missing"]
     assert caught.value.nothing_took == ["x.odd"]
     assert caught.value.wrong_shape == {"a": "(2, 3) instead of (3, 2)"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "floating", "converts"),
+    [
+        ("bfloat16", True, True),
+        ("float64", True, True),
+        ("int8", True, False),
+        ("float8_e4m3fn", True, False),
+        ("int64", False, True),
+        ("float32", False, False),
+    ],
+)
+def test_quantised_weights_are_not_cast(dtype: str, floating: bool, converts: bool) -> None:
+    account = Account("m", {"a": "a"}, [])
+    account.take("a")
+    assert account.converts("a", dtype, floating=floating) is converts
+    if not converts:
+        with pytest.raises(WeightsMismatchError, match=f"quantised: a is {dtype}"):
+            account.close(nothing)

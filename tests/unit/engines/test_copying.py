@@ -38,7 +38,7 @@ def test_converts_to_the_targets_dtype(dtype: torch.dtype) -> None:
     source = torch.randn(300, 300)
     target, num_bytes = copied(torch.empty(300, 300, dtype=dtype), [source])
     assert torch.equal(target, source.to(dtype))
-    assert num_bytes == source.nbytes
+    assert num_bytes == target.nbytes
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (7,)])
@@ -52,6 +52,36 @@ def test_what_goes_wrong_in_a_lane_comes_out_of_wait() -> None:
         started = copier.copy(torch.empty(200, 200), [torch.ones(200, 300)])
         with pytest.raises(RuntimeError, match="size"):
             copier.wait(started)
+
+
+def test_stacked_matrices_are_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydsinfer.engines.copying._TASK_BYTES", 2**16)
+    source = torch.arange(4 * 300 * 100, dtype=torch.float32).reshape(4, 300, 100)
+    assert torch.equal(copied(torch.empty(4, 300, 100), [source])[0], source)
+    part = source[:, 10:200]  # not contiguous
+    assert torch.equal(copied(torch.empty(4, 190, 100), [part])[0], part)
+
+
+@pytest.mark.timeout(20)
+def test_an_error_while_many_lanes_open_comes_out_at_once() -> None:
+    for _ in range(5):
+        with pytest.raises(KeyError, match="early"), Copier("cpu", 40):
+            raise KeyError("early")
+
+
+def test_a_lane_that_cannot_open_is_an_error_of_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int) -> None:
+        raise MemoryError("no pinned memory")
+
+    with Copier("cpu", 15) as copier:
+        copier.wait(copier.copy(torch.empty(300, 300), [torch.ones(300, 300)]))
+    before = torch.set_num_threads
+    monkeypatch.setattr(torch, "set_num_threads", refuse)
+    copier = Copier("cpu", 15).__enter__()
+    with pytest.raises(MemoryError, match="pinned"):
+        copier.wait(copier.copy(torch.empty(300, 300), [torch.ones(300, 300)]))
+    monkeypatch.setattr(torch, "set_num_threads", before)
+    copier.__exit__(None, None, None)
 
 
 def test_the_number_of_torchs_threads_is_as_before() -> None:

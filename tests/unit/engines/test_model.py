@@ -67,6 +67,15 @@ def test_names_of_older_checkpoints(tmp_path: Path) -> None:
     }
 
 
+def test_two_tensors_for_one_parameter_are_refused(tmp_path: Path) -> None:
+    config = models.read_config(write_tiny_model("opt", tmp_path / "opt"))
+    model = models.build_meta(config, torch.float32)
+    twice = ["model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+    with pytest.raises(WeightsMismatchError, match="two tensors belong to model.decoder.embed_tokens.weight") as caught:
+        models.tensor_names(model, twice, "x")
+    assert caught.value.nothing_took == sorted(twice)
+
+
 def test_loading_whole_accounts_for_each_tensor(llama: Path) -> None:
     state = load_file(llama / "model.safetensors")
     state["model.layers.7.extra.weight"] = state.pop("model.norm.weight")
