@@ -35,7 +35,7 @@ def dry_run(job: Job, console: Console) -> bool:
     """
     checkpoint = job.checkpoint()
     spec, shape = checkpoint.spec, job.shape
-    check_files(spec)
+    check_files(spec, shape.num_ranks)
     check_free(job.output, job.output_format, overwrite=job.overwrite)
     with tempfile.TemporaryDirectory(prefix="raydsinfer-") as scratch:
         rows = open_input(job.input, job.input_format, Path(scratch))

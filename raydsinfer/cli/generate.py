@@ -16,6 +16,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from raydsinfer.checkpoints.weights.describe import describe
+from raydsinfer.checkpoints.weights.reader import TensorReader
 from raydsinfer.cli.board import Board
 from raydsinfer.cli.cluster import cluster, this_node
 from raydsinfer.cli.inputs import Input, open_input
@@ -44,7 +45,7 @@ def generate(job: Job, console: Console) -> Summary:
         RaydsinferError: It cannot be done; nothing is left behind.
     """
     checkpoint = job.checkpoint()
-    check_files(checkpoint.spec)
+    check_files(checkpoint.spec, job.shape.num_ranks)
     with tempfile.TemporaryDirectory(prefix="raydsinfer-") as scratch:
         rows = open_input(job.input, job.input_format, Path(scratch))
         keep = job.kept(rows)
@@ -57,15 +58,17 @@ def generate(job: Job, console: Console) -> Summary:
     return Summary(output=job.output, tally=run.tally, start_up_s=run.start_up_s, generation_s=run.generation_s)
 
 
-def check_files(spec: EngineSpec) -> None:
+def check_files(spec: EngineSpec, num_ranks: int) -> None:
     """Look whether a local model's weights are all there, before anything waits for a GPU.
 
     Raises:
-        CheckpointError: The directory has no weights, or not all of them, or files that are not what they say.
+        CheckpointError: The directory has no weights, or not all of them, or files that are not what they say, or
+            weights that were cut for another number of ranks.
     """
     directory = Path(spec.model).expanduser()
     if spec.config.engine != "echo" and directory.is_dir():
-        describe(directory)
+        with TensorReader(describe(directory), tp_size=num_ranks):
+            pass  # opens nothing yet, but knows for whom the weights were cut
 
 
 class _Run:

@@ -71,7 +71,7 @@ def test_two_tensors_for_one_parameter_are_refused(tmp_path: Path) -> None:
     config = models.read_config(write_tiny_model("opt", tmp_path / "opt"))
     model = models.build_meta(config, torch.float32)
     twice = ["model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
-    with pytest.raises(WeightsMismatchError, match="two tensors belong to model.decoder.embed_tokens.weight") as caught:
+    with pytest.raises(WeightsMismatchError, match=r"two tensors belong to model\.decoder") as caught:
         models.tensor_names(model, twice, "x")
     assert caught.value.nothing_took == sorted(twice)
 
