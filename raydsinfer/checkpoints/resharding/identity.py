@@ -22,7 +22,7 @@ class Identity:
     Args:
         content: Of names, sizes, small files whole, and samples of large ones: equal for copies on other nodes.
         place: Of node and directory.
-        stamp: Of the times of the files, which tell a change only where `place` is equal.
+        stamp: Of the times of files that are not read whole, which tell a change only where `place` is equal.
     """
 
     content: str
@@ -50,22 +50,24 @@ def identify(directory: Path, names: Iterable[str]) -> Identity:
         try:
             found = path.stat()
             content.update(f"{name}\0{found.st_size}\0".encode())
-            _add_samples(content, path, found.st_size)
+            if not _add_content(content, path, found.st_size):
+                stamp.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
         except OSError as error:
             raise CheckpointError(
                 path=str(path), reason=f"cannot be read ({error.strerror})", hint="Check the file and its permissions."
             ) from error
-        stamp.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
     place = hashlib.sha256(f"{platform.node()}\0{directory.resolve()}".encode()).hexdigest()
     return Identity(content=content.hexdigest(), place=place, stamp=stamp.hexdigest())
 
 
-def _add_samples(digest: hashlib._Hash, path: Path, num_bytes: int) -> None:
+def _add_content(digest: hashlib._Hash, path: Path, num_bytes: int) -> bool:
+    """Add what a file holds; whether that was all of it, and not samples."""
     with path.open("rb", buffering=0) as stream:
         if num_bytes <= _NUM_SAMPLES * _SAMPLE_BYTES or path.suffix == ".json":
             while block := stream.read(2**20):
                 digest.update(block)
-            return
+            return True
         for i in range(_NUM_SAMPLES):
             start = (num_bytes - _SAMPLE_BYTES) * i // (_NUM_SAMPLES - 1)
             digest.update(os.pread(stream.fileno(), _SAMPLE_BYTES, start))
+    return False
