@@ -29,14 +29,14 @@ def prepared_directory(directory: Path, config: EngineConfig, world_size: int) -
         OutputError: A path cannot be written, or holds something else.
     """
     if config.reshard_checkpoint_path is not None:
-        directory = _made(directory, config.reshard_checkpoint_path, None, config)
+        directory = _made(directory, "reshard_checkpoint_path", None, config)
     if config.save_mp_checkpoint_path is not None:
-        directory = _made(directory, config.save_mp_checkpoint_path, world_size, config)
+        directory = _made(directory, "save_mp_checkpoint_path", world_size, config)
     return directory
 
 
-def _made(directory: Path, path: str, tp_size: int | None, config: EngineConfig) -> Path:
-    target = Path(path).expanduser()
+def _made(directory: Path, setting: str, tp_size: int | None, config: EngineConfig) -> Path:
+    target = Path(getattr(config, setting)).expanduser()
     if target.resolve() == directory.resolve():  # the settings came along with what they made
         return directory
     layout, shard_size = ("layers", _NO_LIMIT) if tp_size is None else ("ranks", DEFAULT_SHARD_SIZE)
@@ -47,5 +47,6 @@ def _made(directory: Path, path: str, tp_size: int | None, config: EngineConfig)
         origin={"name": str(directory)},
         any_size=True,  # one that was made by hand will do
         trust_remote_code=config.trust_remote_code,
+        setting=setting,
     )
     return report.target

@@ -47,6 +47,7 @@ def reshard_directory(
     overwrite: bool = False,
     any_size: bool = False,
     trust_remote_code: bool = False,
+    setting: str = "target",
     on_progress: OnProgress | None = None,
 ) -> ReshardReport:
     """Write the weights of a directory in another form; see `reshard_files`, which this tells how to cut."""
@@ -58,5 +59,6 @@ def reshard_directory(
         rules=lambda: slice_rules_in_process(source, settings.tp_size or 1, trust_remote_code=trust_remote_code),
         overwrite=overwrite,
         any_size=any_size,
+        setting=setting,
         on_progress=on_progress,
     )

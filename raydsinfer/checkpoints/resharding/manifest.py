@@ -44,6 +44,7 @@ class Manifest:
         source: What it was made from.
         origin: The source's name, for people; no secrets.
         files: File name → size and checksum, of the weights.
+        extras: Names of the small files that came along.
         num_tensors: How many tensors of the source they hold.
         version: Of this form.
     """
@@ -52,6 +53,7 @@ class Manifest:
     source: Identity
     origin: Mapping[str, Any]
     files: Mapping[str, FileSum]
+    extras: tuple[str, ...]
     num_tensors: int
     version: Literal[1] = 1
 

@@ -65,6 +65,7 @@ def reshard_files(
     rules: Callable[[], Rules] | None = None,
     overwrite: bool = False,
     any_size: bool = False,
+    setting: str = "target",
     on_progress: OnProgress | None = None,
 ) -> ReshardReport:
     """Write the weights of a directory in another form into another directory.
@@ -77,6 +78,7 @@ def reshard_files(
         rules: For ``ranks``: gives which part of each tensor each rank keeps; called only if needed.
         overwrite: Whether an older reshard at the target may be replaced.
         any_size: Whether a target of the same layout will do whatever its dtype and the size of its files.
+        setting: What errors call the target.
         on_progress: Called with bytes done and bytes in all, from several threads but never at once.
 
     Raises:
@@ -85,7 +87,7 @@ def reshard_files(
         OutputError: The target cannot be written.
     """
     started = time.monotonic()
-    place = Target(target.expanduser().resolve())
+    place = Target(target.expanduser().resolve(), setting=setting)
     place.check_apart(source)
     description = describe(source)
     _check_convertible(description, settings.dtype)
@@ -187,6 +189,7 @@ def _build(place: Target, plan: Plan, job: Job, on_progress: OnProgress | None) 
             source=job.identity,
             origin=job.origin,
             files=sums,
+            extras=job.extras,
             num_tensors=len(description.tensors),
         )
         write_manifest(place.partial, manifest)

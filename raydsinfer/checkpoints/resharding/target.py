@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
+from raydsinfer.checkpoints.resharding.aside import foreign_files, lost_files, move_aside, remove, settle
 from raydsinfer.checkpoints.resharding.manifest import MANIFEST, Manifest, read_manifest
 from raydsinfer.checkpoints.sizes import size_in_words
 from raydsinfer.errors import InvalidSettingError, OutputError
@@ -24,10 +24,11 @@ class Target:
 
     Args:
         path: Its path, symlinks resolved.
+        setting: What names it: ``target`` of `reshard`, or a setting, beside which nothing says to overwrite.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, setting: str = "target") -> None:
+        self.path, self._setting = path, setting
         self.partial = path.with_name(f"{path.name}.partial")
         self._lock = path.with_name(f"{path.name}.lock")
 
@@ -37,7 +38,7 @@ class Target:
         for own in (self.path, self.partial):
             if source == own or source in own.parents or own in source.parents:
                 raise InvalidSettingError(
-                    name="target",
+                    name=self._setting,
                     value=str(self.path),
                     expected=f"a directory apart from the source {source}, not inside or around it",
                 )
@@ -51,6 +52,8 @@ class Target:
             lock = FileLock(self._lock)
             lock.acquire()
         try:
+            with self.typed_errors():
+                settle(self.path)
             yield
         finally:
             lock.release()
@@ -62,14 +65,12 @@ class Target:
             OutputError: A file of it is missing, or has another size.
         """
         manifest = read_manifest(self.path)
-        for name, file in manifest.files.items() if manifest else ():
-            path = self.path / name
-            if not path.is_file() or path.stat().st_size != file.bytes:
-                raise OutputError(
-                    path=str(path),
-                    reason="it is missing or has another size than when it was written",
-                    hint="Overwrite the target, or remove it.",
-                )
+        for name in lost_files(self.path, manifest) if manifest else ():
+            raise OutputError(
+                path=str(self.path / name),
+                reason="it is missing or has another size than when it was written",
+                hint=self._hint(f"Remove {self.path}"),
+            )
         return manifest
 
     def check_free(self, *, overwrite: bool) -> None:
@@ -90,7 +91,15 @@ class Target:
             raise OutputError(
                 path=str(self.path),
                 reason="it holds another reshard: of other weights, or made with other settings",
-                hint="Choose another path, or overwrite it (--overwrite, overwrite=True).",
+                hint=self._hint("Remove it"),
+            )
+        foreign = foreign_files(self.path)
+        if foreign:
+            more = f", and {len(foreign) - 5} more" if foreign[5:] else ""
+            raise OutputError(
+                path=str(self.path),
+                reason=f"it also holds files that reshard did not write: {', '.join(foreign[:5])}{more}",
+                hint="Move them elsewhere, or choose another path.",
             )
 
     def check_space(self, num_bytes: int) -> None:
@@ -105,14 +114,18 @@ class Target:
 
     def commit(self) -> None:
         """Move what was built into place."""
-        aside = self.path.with_name(f"{self.path.name}.replaced-{uuid.uuid4().hex[:8]}")
+        self.check_free(overwrite=True)  # it was looked at before the hours that this may have taken
         _sync(self.partial)
-        if self.path.is_dir() and any(self.path.iterdir()):
-            self.path.rename(aside)
+        aside = move_aside(self.path) if self.path.is_dir() and any(self.path.iterdir()) else None
         self.partial.rename(self.path)
         _sync(self.path.parent)
-        if aside.exists():
-            shutil.rmtree(aside)
+        if aside is not None:
+            remove(aside)
+
+    def _hint(self, remove_it: str) -> str:
+        if self._setting != "target":
+            return f"{remove_it}, or choose another path for {self._setting}."
+        return f"{remove_it}, choose another path, or overwrite it (--overwrite, overwrite=True)."
 
     @contextmanager
     def typed_errors(self, num_bytes: int = 0) -> Iterator[None]:

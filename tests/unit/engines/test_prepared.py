@@ -45,7 +45,8 @@ def test_layers_are_made_once(tmp_path: Path, model: Path) -> None:
 def test_ranks_are_made_for_the_gang(tmp_path: Path, model: Path) -> None:
     config = EngineConfig(save_mp_checkpoint_path=str(tmp_path / "ranks"))
     assert describe(prepared_directory(model, config, 3)).tp_size == 3
-    with pytest.raises(OutputError, match="holds another reshard"):
+    says = r"holds another reshard.*Remove it, or choose another path for save_mp_checkpoint_path\.$"
+    with pytest.raises(OutputError, match=says):
         prepared_directory(model, config, 2)
 
 
@@ -70,6 +71,13 @@ def test_settings_that_came_along_with_what_they_made(tmp_path: Path, model: Pat
     assert prepared_directory(directory, config, 3) == directory
 
 
+def test_a_touched_configuration_is_the_same_model(tmp_path: Path, model: Path) -> None:
+    config = EngineConfig(reshard_checkpoint_path=str(tmp_path / "layers"))
+    directory = prepared_directory(model, config, 3)
+    (model / "config.json").touch()
+    assert prepared_directory(model, config, 3) == directory
+
+
 def test_a_path_inside_the_model_is_refused(model: Path) -> None:
-    with pytest.raises(InvalidSettingError, match="apart from the source"):
+    with pytest.raises(InvalidSettingError, match=r"^reshard_checkpoint_path=.* apart from the source"):
         prepared_directory(model, EngineConfig(reshard_checkpoint_path=str(model / "layers")), 3)

@@ -256,7 +256,7 @@ def test_a_copy_of_the_source_on_another_node_is_the_same_source(
     assert run(source, tmp_path / "target").already_there
 
 
-@pytest.mark.parametrize("other", ["settings", "weights", "times", "tokenizer"])
+@pytest.mark.parametrize("other", ["settings", "weights", "tokenizer"])
 def test_another_reshard_at_the_target_is_replaced_only_if_told(tmp_path: Path, source: Path, other: str) -> None:
     target, settings = tmp_path / "target", LAYERS
     run(source, target)
@@ -264,8 +264,6 @@ def test_another_reshard_at_the_target_is_replaced_only_if_told(tmp_path: Path, 
         settings = Settings(layout="layers", dtype="float16", max_shard_bytes=10**7)
     elif other == "weights":
         synthetic.write(source, {name: t + 1 for name, t in synthetic.tensors().items()})
-    elif other == "times":
-        os.utime(source / "model-00001-of-00002.safetensors")
     else:
         (source / "tokenizer.model").write_bytes(b"another tokenizer")
     with pytest.raises(OutputError, match=r"holds another reshard.*--overwrite"):
@@ -309,6 +307,44 @@ def test_what_stands_where_it_would_be_built_is_left_alone(tmp_path: Path, sourc
 def test_the_place_of_a_disk_is_no_target(source: Path) -> None:
     with pytest.raises(OutputError, match="a disk is mounted there"):
         run(source, Path("/proc"), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "eval/results.json", ".gitignore", "link"])
+def test_files_of_others_beside_an_older_reshard_are_not_removed_with_it(
+    tmp_path: Path, source: Path, name: str
+) -> None:
+    own, half = tmp_path / "target" / name, Settings(layout="layers", dtype="float16", max_shard_bytes=10**7)
+    run(source, tmp_path / "target", half)
+    own.parent.mkdir(exist_ok=True)
+    if name == "link":
+        own.symlink_to(source)
+    else:
+        own.write_text("my work")
+    with pytest.raises(OutputError, match=rf"files that reshard did not write: {name}\. Move them"):
+        run(source, tmp_path / "target", overwrite=True)
+    assert own.exists()
+    assert run(source, tmp_path / "target", half).already_there
+    own.rename(tmp_path / "mine")
+    assert not run(source, tmp_path / "target", overwrite=True).already_there
+
+
+def test_files_that_come_while_the_new_one_is_written_stay_too(tmp_path: Path, source: Path) -> None:
+    notes = tmp_path / "target" / "notes.txt"
+    run(source, tmp_path / "target")
+    with pytest.raises(OutputError, match=r"did not write: notes\.txt"):
+        run(source, tmp_path / "target", overwrite=True, on_progress=lambda *_: notes.write_text("my work"))
+    assert notes.read_text() == "my work"
+
+
+def test_a_setting_is_called_by_its_name_and_nobody_is_told_to_overwrite(tmp_path: Path, source: Path) -> None:
+    run(source, tmp_path / "target", RANKS, synthetic.uneven_rules(synthetic.tensors()))
+    with pytest.raises(OutputError, match=r"Remove it, or choose another path for the_path\.$"):
+        run(source, tmp_path / "target", setting="the_path")
+    (tmp_path / "target" / "model-shared-00001-of-00001.safetensors").unlink()
+    with pytest.raises(OutputError, match=r"Remove .*/target, or choose another path for the_path\.$"):
+        run(source, tmp_path / "target", setting="the_path")
+    with pytest.raises(InvalidSettingError, match=r"^the_path="):
+        run(source, source / "inside", setting="the_path")
 
 
 def test_an_empty_directory_is_a_fine_target(tmp_path: Path, source: Path) -> None:
@@ -366,7 +402,7 @@ def test_tensors_that_no_rule_knows_are_named(tmp_path: Path, source: Path, stat
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, source: Path) -> None:
     with pytest.raises(CheckpointError, match="changed while it was read"):
-        run(source, tmp_path / "target", on_progress=lambda *_: os.utime(source / "config.json"))
+        run(source, tmp_path / "target", on_progress=lambda *_: (source / "config.json").write_text("{}"))
     assert not (tmp_path / "target").exists()
 
 
