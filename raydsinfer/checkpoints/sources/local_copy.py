@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +87,16 @@ class LocalCopy:
 
         Args:
             stamps: File name → stamp, of the files at the source.
+
+        Raises:
+            CheckpointError: Something else has that name.
         """
+        if not _is_ours(self.part):
+            raise CheckpointError(
+                path=str(self.part),
+                reason="is where the files would be gathered, but was not made by a fetch",
+                hint="Move it elsewhere, or choose another directory for the model.",
+            )
         self.part.mkdir(parents=True, exist_ok=True)
         known, before = _read(self.part)[1], self.files()
         if not known:  # nothing says what the files in it are
@@ -96,12 +107,11 @@ class LocalCopy:
                 (self.part / name).unlink(missing_ok=True)
                 (self.part / f"{name}.part").unlink(missing_ok=True)
         self._write({name: (0, stamp) for name, stamp in stamps.items()})
-        for path in [] if not self._belongs() else sorted(self.directory.rglob("*")):
-            name = path.relative_to(self.directory).as_posix()
-            intact = name in before and before[name] == (_size(path), stamps.get(name))
-            own = name not in before and name != MANIFEST and path.is_file()  # what the user put there
-            if (intact or own) and not (self.part / name).exists():
+        for name, file in before.items() if self._has_source() else ():
+            path = self.directory / name
+            if file == (_size(path), stamps.get(name)) and not (self.part / name).exists():
                 _link(path, self.part / name)
+        self._keep_own(stamps)
 
     def commit(self, stamps: Mapping[str, str]) -> None:
         """Give the copy its name, now that it is whole.
@@ -109,17 +119,33 @@ class LocalCopy:
         Args:
             stamps: As given to `prepare`.
         """
+        self._keep_own(stamps)  # what came while it was fetched
         self._write({name: (_size(self.part / name) or 0, stamp) for name, stamp in stamps.items()})
-        old = self.directory.with_name(f".{self.directory.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
         if self.directory.exists():
-            self.directory.rename(old)
+            self.directory.rename(self.directory.with_name(f".{self.directory.name}.old-{uuid.uuid4().hex[:8]}"))
         self.part.rename(self.directory)
-        shutil.rmtree(old, ignore_errors=True)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Remove what the copy has replaced, now or before an earlier process was killed."""
+        pattern = re.compile(re.escape(f".{self.directory.name}.old-") + "[0-9a-f]{8}")
+        for path in self.directory.parent.iterdir():
+            if pattern.fullmatch(path.name) and _is_ours(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _keep_own(self, stamps: Mapping[str, str]) -> None:
+        """Take along what the user put beside the files of the copy that is there."""
+        known = {*self.files(), *stamps, MANIFEST}
+        for path in sorted(self.directory.rglob("*")) if self._has_source() else ():
+            name = path.relative_to(self.directory).as_posix()
+            if name not in known and path.is_file() and not (self.part / name).exists():
+                _link(path, self.part / name)
+
+    def _has_source(self) -> bool:
+        return _read(self.directory)[0].get("source") == self.source
 
     def _belongs(self) -> bool:
-        header = _read(self.directory)[0]
-        return header.get("source") == self.source and bool(header.get("weights") or not self.weights)
+        return self._has_source() and bool(_read(self.directory)[0].get("weights") or not self.weights)
 
     def _write(self, files: Mapping[str, tuple[int, str]]) -> None:
         content = {"version": 1, "source": self.source, "weights": self.weights}
@@ -137,6 +163,16 @@ def _read(directory: Path) -> tuple[Mapping[str, object], dict[str, tuple[int, s
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}, {}
     return content, files
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether there is nothing, or only what a fetch made; killed, it may have written half a manifest."""
+    if not os.path.lexists(directory):
+        return True
+    if directory.is_symlink() or not directory.is_dir():
+        return False
+    names = {path.name for path in directory.iterdir()}
+    return MANIFEST in names or names <= {f"{MANIFEST}.part"}
 
 
 def _size(path: Path) -> int | None:

@@ -53,13 +53,67 @@ def test_a_copy_without_weights_will_not_do_for_one_with(copy: LocalCopy) -> Non
 def test_what_nothing_speaks_for_is_not_taken_over(copy: LocalCopy) -> None:
     copy.part.mkdir(parents=True)
     (copy.part / "config.json").write_text("half")
+    (copy.part / MANIFEST).write_text("")
     make(copy, STAMPS)
     assert (copy.directory / "config.json").read_text() == "config.json"
 
 
+@pytest.mark.parametrize("name", [None, f"{MANIFEST}.part"])
+def test_a_process_that_died_at_once_left_nothing_to_keep(copy: LocalCopy, name: str | None) -> None:
+    copy.part.mkdir(parents=True)
+    if name:
+        (copy.part / name).write_text("{")
+    make(copy, STAMPS)
+    assert copy.is_whole()
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "link"])
+def test_what_no_fetch_made_is_left_alone(copy: LocalCopy, tmp_path: Path, kind: str) -> None:
+    copy.lock()
+    mine = tmp_path / "mine" if kind == "link" else copy.part
+    if kind == "file":
+        mine.write_text("my work")
+    else:
+        mine.mkdir()
+        (mine / "thesis.tex").write_text("my work")
+    if kind == "link":
+        copy.part.symlink_to(mine)
+    with pytest.raises(CheckpointError, match=r"\.opt\.part: .*was not made by a fetch"):
+        make(copy, STAMPS)
+    assert (mine if kind == "file" else mine / "thesis.tex").read_text() == "my work"
+
+
+def test_only_replaced_copies_are_removed(copy: LocalCopy) -> None:
+    make(copy, STAMPS)
+    parent = copy.directory.parent
+    for name in (".opt.old", ".opt.old-01234567"):
+        (parent / name).mkdir()
+        (parent / name / "thesis.tex").write_text("my work")
+    shutil.copytree(copy.directory, parent / ".opt.old-89abcdef")
+    make(copy, {**STAMPS, "config.json": "new"})
+    assert {path.name for path in parent.iterdir()} == {"opt", ".opt.old", ".opt.old-01234567"}
+
+
+def test_files_of_the_user_stay_beside_weights_that_come_later(copy: LocalCopy) -> None:
+    make(LocalCopy(directory=copy.directory, source="abc", weights=False), STAMPS)
+    (copy.directory / "notes.txt").write_text("my work")
+    (copy.directory / "model.safetensors").write_text("not from there")
+    stamps = {**STAMPS, "model.safetensors": "3"}
+    copy.prepare(stamps)
+    assert (copy.part / "config.json").exists()
+    assert not (copy.part / "model.safetensors").exists()
+    (copy.directory / "sub" / "late.txt").write_text("more work")
+    (copy.part / "model.safetensors").write_text("weights")
+    copy.commit(stamps)
+    assert copy.is_whole()
+    assert (copy.directory / "notes.txt").read_text() == "my work"
+    assert (copy.directory / "sub" / "late.txt").read_text() == "more work"
+    assert (copy.directory / "model.safetensors").read_text() == "weights"
+
+
 def test_a_process_that_died_between_two_names_costs_nothing(copy: LocalCopy) -> None:
     make(copy, STAMPS)
-    old = copy.directory.with_name(".opt.old")
+    old = copy.directory.with_name(".opt.old-0123abcd")
     shutil.copytree(copy.directory, old)
     copy.directory.rename(copy.part)
     make(copy, STAMPS)
