@@ -45,16 +45,16 @@ class HubModel:
             The directory, bytes of the model, and bytes that had to be fetched.
         """
         try:
-            listed = self.listing()
+            commit, listed = self._listed()
         except CheckpointError as error:
             return self._from_cache(error)
-        if not self._missing(listed):
+        if not self._missing(listed, commit):
             return self._download(listed, None), sum(size for size, _ in listed.values()), 0
         lock = locks / f"hub-{hashlib.sha256(self.name.encode()).hexdigest()[:16]}.lock"
         with writing_to(locks, lambda: 0):
             locks.mkdir(parents=True, exist_ok=True)
             with FileLock(lock):
-                missing = self._missing(listed)  # perhaps not any more
+                missing = self._missing(listed, commit)  # perhaps not any more
                 num_missing = sum(listed[name][0] for name in missing)
                 cache = self._cache()
                 cache.mkdir(parents=True, exist_ok=True)
@@ -79,24 +79,34 @@ class HubModel:
 
     def listing(self) -> dict[str, tuple[int, str]]:
         """Wanted file name → bytes and id of its content."""
+        return self._listed()[1]
+
+    def _listed(self) -> tuple[str | None, dict[str, tuple[int, str]]]:
+        """The commit that the revision is now, and its files as `listing` gives them."""
         from huggingface_hub import HfApi
 
         try:
             info = HfApi().model_info(self.name, revision=self.revision, files_metadata=True)
         except Exception as error:  # the library's own, and those of its HTTP client
             raise self._explained(error) from error
-        sizes = {file.rfilename: (file.size or 0, file.blob_id or str(info.sha)) for file in info.siblings or []}
-        return {name: sizes[name] for name in wanted_files(sizes, weights=self.weights)}
+        files = {
+            file.rfilename: (file.size or 0, (file.lfs and file.lfs.sha256) or file.blob_id or str(info.sha))
+            for file in info.siblings or []
+        }
+        return info.sha, {name: files[name] for name in wanted_files(files, weights=self.weights)}
 
-    def _missing(self, listed: Mapping[str, object]) -> list[str]:
+    def _missing(self, listed: Mapping[str, tuple[int, str]], commit: str | None) -> list[str]:
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.file_download import repo_folder_name
 
+        # Asked by commit: the cache knows of a branch only where it was when it was last fetched.
+        revision, cache = commit or self.revision, self._cache()
+        blobs = cache / repo_folder_name(repo_id=self.name, repo_type="model") / "blobs"  # of all commits
         return [
             name
-            for name in listed
-            if not isinstance(
-                try_to_load_from_cache(self.name, name, cache_dir=self._cache(), revision=self.revision), str
-            )
+            for name, (_, content) in listed.items()
+            if not isinstance(try_to_load_from_cache(self.name, name, cache_dir=cache, revision=revision), str)
+            and not (blobs / content).exists()
         ]
 
     def _cache(self) -> Path:

@@ -136,8 +136,20 @@ def test_only_what_is_missing_is_fetched(hub: Hub, tmp_path: Path) -> None:
     assert fetch("owner/model", hf_home=str(tmp_path)).num_fetched_bytes == 12
     hub.files["config.json"] = b'{"a": 1}'
     updated = fetch("owner/model", hf_home=str(tmp_path))
+    assert updated.num_fetched_bytes == 8
     assert (updated.directory / "config.json").read_bytes() == b'{"a": 1}'
     assert hub.downloads.count("model.safetensors") == 1
+
+
+def test_a_branch_that_moved_is_fetched_and_said_so(hub: Hub, tmp_path: Path) -> None:
+    fetch("owner/model", hf_home=str(tmp_path))
+    hub.files["model.safetensors"] = b"better weights"
+    seen: list[tuple[int, int]] = []
+    moved = fetch("owner/model", hf_home=str(tmp_path), on_progress=lambda done, total: seen.append((done, total)))
+    assert (moved.directory / "model.safetensors").read_bytes() == b"better weights"
+    assert (moved.num_fetched_bytes, moved.already_there) == (14, False)
+    assert seen[-1] == (17, 17)
+    assert fetch("owner/model", hf_home=str(tmp_path)).already_there
 
 
 def test_pickles_are_fetched_where_there_is_nothing_else(hub: Hub, tmp_path: Path) -> None:
