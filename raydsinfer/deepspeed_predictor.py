@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raydsinfer.checkpoint import DeepSpeedCheckpoint
-from raydsinfer.checkpoints.sources.remote_errors import without_secrets
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
 from raydsinfer.engines.tokenizer import Tokenizer, load_tokenizer
 from raydsinfer.errors import InvalidSettingError

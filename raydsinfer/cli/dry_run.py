@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from raydsinfer.checkpoints.sources.remote_errors import without_secrets
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.cli.cluster import cluster
 from raydsinfer.cli.generate import check_files
 from raydsinfer.cli.inputs import open_input

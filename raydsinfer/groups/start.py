@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.actor import ActorHandle
 
-from raydsinfer.checkpoints.sources.remote_errors import without_secrets
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.config import GangConfig
 from raydsinfer.engines.base import EngineSpec, LoadReport, RankContext
 from raydsinfer.errors import EngineError, WorkerGroupError

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from raydsinfer.checkpoints.model_files import is_weights, wanted_files
 from raydsinfer.checkpoints.sources.download import OnProgress, Progress, require_space, writing_to
-from raydsinfer.checkpoints.sources.remote_errors import without_secrets
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.errors import CheckpointError, CheckpointNotFoundError, summary_of
 
 

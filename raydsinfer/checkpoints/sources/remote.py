@@ -14,7 +14,8 @@ from typing import Any
 
 from raydsinfer.checkpoints.model_files import CHECKSUMS_FILE, INDICES, named_in, wanted_files
 from raydsinfer.checkpoints.sources.checksums import Checksum, checksum_in, sums_in
-from raydsinfer.checkpoints.sources.remote_errors import explained, not_openable, patiently, without_secrets
+from raydsinfer.checkpoints.sources.remote_errors import explained, not_openable, patiently
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.checkpoints.sources.web_directory import NUM_THREADS, WebDirectory, http_options
 from raydsinfer.checkpoints.weights.ranks_index import RANKS_INDEX
 from raydsinfer.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.errors import CheckpointError, CheckpointNotFoundError, summary_of
 
 T = TypeVar("T")
@@ -35,12 +35,6 @@ _PACKAGES = {
     "ssh": "paramiko",
     "webdav": "webdav4",
 }
-
-
-def without_secrets(text: str) -> str:
-    """A text whose URLs have lost user, password and query: tokens and signatures are in those."""
-    text = re.sub(r"(\w://)[^/\s'\"?]*@", r"\1", text)
-    return re.sub(r"(\w://[^\s'\"?]*)\?[^\s'\")]*", r"\1", text)
 
 
 def patiently(attempt: Callable[[], T]) -> T:

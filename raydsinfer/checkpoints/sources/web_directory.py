@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from raydsinfer.checkpoints.model_files import INDICES, KNOWN_FILES, named_in
-from raydsinfer.checkpoints.sources.remote_errors import explained, is_absent, patiently, without_secrets
+from raydsinfer.checkpoints.sources.remote_errors import explained, is_absent, patiently
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.errors import CheckpointNotFoundError
 
 NUM_THREADS = 8
@@ -44,8 +45,7 @@ class WebDirectory:
 
     def key_of(self, name: str) -> str:
         """The URL of a file."""
-        parts = urlsplit(self._url)
-        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+        return file_url(self._url, name)
 
     def _linked(self) -> set[str]:
         if urlsplit(self._url).query:
@@ -93,6 +93,12 @@ class WebDirectory:
                 return False
             raise
         return bool(info.get("mimetype") != "text/html")  # else a page that says politely that there is no such file
+
+
+def file_url(directory: str, name: str) -> str:
+    """The URL of a file in a directory; a query (a signature) stays behind it."""
+    parts = urlsplit(directory)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
 
 
 def http_options() -> dict[str, Any]:
