@@ -15,7 +15,9 @@ from typing import Any
 import pyarrow.fs
 from ray.train import Checkpoint
 
-from raydsinfer.checkpoints.sources.remote_errors import without_secrets
+from raydsinfer.checkpoints.sources.remote_errors import explained, not_openable
+from raydsinfer.checkpoints.sources.secrets import without_secrets
+from raydsinfer.checkpoints.sources.web_directory import file_url
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.base import EngineSpec
 from raydsinfer.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
@@ -123,7 +125,11 @@ class DeepSpeedCheckpoint(Checkpoint):
 
         Returns:
             The directory.
+
+        Raises:
+            UnsupportedError: The model is on a web server.
         """
+        self._require_listing()
         if self._is_named:
             target = Path(path or tempfile.mkdtemp(prefix="raydsinfer-")).expanduser()
             target.mkdir(parents=True, exist_ok=True)
@@ -139,12 +145,22 @@ class DeepSpeedCheckpoint(Checkpoint):
     @contextmanager
     def as_directory(self) -> Iterator[str]:
         """The checkpoint as a local directory for a while; read-only where it is one already."""
+        self._require_listing()
         if not self._is_named:
             with super().as_directory() as directory:
                 yield directory
             return
         with tempfile.TemporaryDirectory(prefix="raydsinfer-") as directory:
             yield self.to_directory(directory)
+
+    def _require_listing(self) -> None:
+        """Ray copies what a file system lists."""
+        if self.path.startswith(("http://", "https://")):
+            raise UnsupportedError(
+                what=f"a copy of {without_secrets(self.path)}",
+                why="a web server has no list of its files",
+                instead="Bring the model with `raydsinfer fetch`, and use its directory.",
+            )
 
     def set_metadata(self, metadata: dict[str, Any]) -> None:
         """Store a dictionary with the checkpoint.
@@ -182,16 +198,23 @@ class _Settings:
 
 
 def _saved_settings(filesystem: Any, directory: str) -> _Settings:
-    path = f"{directory.rstrip('/')}/{SETTINGS_FILE}"
-    if filesystem.get_file_info(path).type == pyarrow.fs.FileType.NotFound:
-        return _Settings()
+    is_url = "://" in directory  # fsspec's paths of files on web servers are URLs
+    path = file_url(directory, SETTINGS_FILE) if is_url else f"{directory.rstrip('/')}/{SETTINGS_FILE}"
     try:
+        if filesystem.get_file_info(path).type == pyarrow.fs.FileType.NotFound:
+            return _Settings()
         with filesystem.open_input_file(path) as file:
-            saved = json.loads(file.readall())
+            content = file.readall()
+    except Exception as error:
+        if not is_url:
+            raise
+        raise explained(error, path) from None  # with the URL, and all that is in it
+    try:
+        saved = json.loads(content)
         model, config = str(saved.get("model", _HERE)), dict(saved["engine_config"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptCheckpointError(
-            path=path,
+            path=without_secrets(path),
             reason=f"is not what DeepSpeedCheckpoint.to_directory writes ({type(error).__name__}: {error})",
             hint="Delete it to use default settings, or write it again.",
         ) from error
@@ -233,7 +256,10 @@ def _resolved(path: str) -> tuple[Any, str]:
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):  # a scheme that only fsspec knows
         import fsspec
 
-        handler, within = fsspec.core.url_to_fs(path)
+        try:
+            handler, within = fsspec.core.url_to_fs(path)
+        except Exception as error:  # each file system raises its own
+            raise not_openable(error, path) from None
         filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(handler))
     return filesystem, within
 

@@ -6,13 +6,21 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.train import Checkpoint
 
 from raydsinfer.checkpoint import SETTINGS_FILE, DeepSpeedCheckpoint
 from raydsinfer.config import EngineConfig
-from raydsinfer.errors import CheckpointNotFoundError, CorruptCheckpointError, UnknownSettingError, UnsupportedError
+from raydsinfer.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    UnknownSettingError,
+    UnsupportedError,
+)
+from tests.web import WebModel, serving
 
 CONFIG = EngineConfig(dtype="float32", max_tokens=99)
 
@@ -164,3 +172,41 @@ def test_a_repr_shows_no_secrets_of_a_url() -> None:
     assert "models.example/opt" in shown
     assert "hunter2" not in shown
     assert "abc" not in shown
+
+
+@pytest.mark.parametrize("content", [b'{"engine_config": {"max_tokens": 7}}', b"no JSON"])
+def test_a_signed_url_is_asked_for_its_settings_and_not_shown(content: bytes) -> None:
+    model = WebModel({f"m/{SETTINGS_FILE}": content})
+    with serving(model) as url:
+        signed = f"{url}/m?X-Signature=abc"
+        if content.startswith(b"{"):
+            checkpoint = DeepSpeedCheckpoint.from_pretrained(signed)
+            assert (checkpoint.spec.model, checkpoint.spec.config.max_tokens) == (signed, 7)
+        else:
+            with pytest.raises(CorruptCheckpointError, match=f"^{url}/m/{SETTINGS_FILE}: ") as caught:
+                DeepSpeedCheckpoint.from_pretrained(signed)
+            assert "abc" not in str(caught.value)
+
+
+def test_a_web_server_that_fails_is_not_quoted_with_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Any, path: str, *_: Any, **__: Any) -> None:
+        raise ConnectionResetError(f"reset while reading {path}")
+
+    monkeypatch.setattr("fsspec.implementations.http.HTTPFileSystem._open", fails)
+    model = WebModel({f"m/{SETTINGS_FILE}": b"{}"})
+    with serving(model) as url, pytest.raises(CheckpointError, match=r"could not be fetched.*reset") as caught:
+        DeepSpeedCheckpoint.from_pretrained(f"{url}/m?X-Signature=abc")
+    assert "abc" not in str(caught.value)
+
+
+def test_a_web_server_has_no_directory_to_copy(tmp_path: Path) -> None:
+    checkpoint = DeepSpeedCheckpoint.from_pretrained("https://models.example/opt?X-Signature=abc", CONFIG)
+    with pytest.raises(UnsupportedError, match=r"a copy of https://models\.example/opt is not.*raydsinfer fetch"):
+        checkpoint.to_directory(tmp_path)
+    with pytest.raises(UnsupportedError, match="raydsinfer fetch"), checkpoint.as_directory():
+        pass
+
+
+def test_a_kind_of_url_that_nothing_knows() -> None:
+    with pytest.raises(CheckpointError, match="nothing installed here knows nosuch://"):
+        DeepSpeedCheckpoint.from_pretrained("nosuch://bucket/opt", CONFIG)
