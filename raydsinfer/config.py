@@ -107,9 +107,10 @@ class EngineConfig(Settings):
         trust_remote_code: Whether Python code in the model's directory may run.
         save_mp_checkpoint_path: Directory for each rank's own part of the weights. Made once, by
             `raydsinfer.reshard`, for as many ranks as the gang has, and loaded from: the next start reads
-            no more than it keeps. On a disk that all nodes share, or on each node's own.
+            no more than it keeps. On a disk that all nodes share, or on each node's own; absolute, or
+            from ``~``.
         reshard_checkpoint_path: Directory for the weights with each decoder layer whole in one file.
-            Made once, by `raydsinfer.reshard`, and loaded from.
+            Made once, by `raydsinfer.reshard`, and loaded from. Absolute, or from ``~``.
         echo_fault: What the echo engine should do wrong.
         echo_delay_s: Seconds that the echo engine takes for a batch.
     """
@@ -140,6 +141,19 @@ class EngineConfig(Settings):
                 what="dtype='int8'", why="quantised weights are not built yet", instead="Use 'float16' or 'bfloat16'."
             )
         return values
+
+    @model_validator(mode="after")
+    def _absolute(self) -> EngineConfig:
+        for name in ("save_mp_checkpoint_path", "reshard_checkpoint_path"):
+            path = getattr(self, name)
+            if path is not None and not path.startswith(("/", "~")):
+                raise InvalidSettingError(
+                    name=name,
+                    value=path,
+                    expected="an absolute path, or one from ~",
+                    hint="It is made on the nodes of the gang, whose processes run in directories of their own.",
+                )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> EngineConfig:

@@ -130,6 +130,15 @@ def test_what_is_not_built_yet_says_so() -> None:
     assert caught.value.instead
 
 
+@pytest.mark.parametrize("name", ["save_mp_checkpoint_path", "reshard_checkpoint_path"])
+def test_paths_on_other_nodes_are_absolute(name: str) -> None:
+    for path in ("/x", "~/x"):
+        assert getattr(EngineConfig(**{name: path}), name) == path
+    for path in ("x", "./x", "../x", "", "s3://bucket/x"):
+        with pytest.raises(InvalidSettingError, match=f"{name}='{path}'.*an absolute path.*on the nodes of the gang"):
+            EngineConfig(**{name: path})
+
+
 @pytest.mark.parametrize("name", ["ds_inference", "use_meta_tensor"])
 def test_parts_of_weights_need_a_model_in_parts(name: str) -> None:
     EngineConfig(save_mp_checkpoint_path="/x")
