@@ -27,7 +27,8 @@ def checked_settings(layout: str, tp_size: int | None, dtype: str | None, max_sh
         raise InvalidSettingError(name="layout", value=layout, expected="'layers' or 'ranks'")
     if (layout == "ranks") != (tp_size is not None) or (tp_size is not None and tp_size < 1):
         expected = "a number of ranks from 1 on" if layout == "ranks" else "to stand with layout='ranks' only"
-        raise InvalidSettingError(name="tp_size", value=tp_size, expected=expected)
+        hint = "Say for how many ranks to cut: --tp N, tp_size=N." if layout == "ranks" else ""
+        raise InvalidSettingError(name="tp_size", value=tp_size, expected=expected, hint=hint)
     if dtype not in (None, "float16", "bfloat16", "float32"):
         raise InvalidSettingError(name="dtype", value=dtype, expected="float16, bfloat16 or float32")
     return Settings(

@@ -68,7 +68,7 @@ def test_progress_where_there_is_no_terminal(source: Path, tmp_path: Path, monke
     ("words", "code", "says"),
     [
         ("SOURCE SOURCE/inside", 2, "apart from the source"),
-        ("SOURCE TARGET --layout ranks", 2, "tp_size=None cannot be used"),
+        ("SOURCE TARGET --layout ranks", 2, "Say for how many ranks to cut: --tp N"),
         ("SOURCE TARGET --layout rows", 2, "layout='rows' cannot be used"),
         ("SOURCE TARGET --max-shard-size 1kB", 2, "max_shard_size='1.0 kB' cannot be used: expected at least"),
         ("SOURCE/none TARGET", 2, "no such directory"),
