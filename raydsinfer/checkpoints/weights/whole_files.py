@@ -13,7 +13,8 @@ from raydsinfer.checkpoints.weights.description import Description, LogicalTenso
 from raydsinfer.checkpoints.weights.weight_file import WeightFile, check_names, read_weight_file
 from raydsinfer.errors import CorruptCheckpointError
 
-# In the order of preference; the second of each pair names the files of a sharded checkpoint.
+# In the order of preference, which is that of transformers; the second of each pair names the files of a sharded
+# checkpoint.
 _FORMS = [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")]
 
 
@@ -46,13 +47,13 @@ def find_whole_files(directory: Path) -> WholeFiles | None:
         CorruptCheckpointError: The index cannot be read, names nothing, or a file that it names is missing.
     """
     for single, index in _FORMS:
+        if (directory / single).is_file():
+            return WholeFiles(directory, (single,))
         if (directory / index).is_file():
             weight_map = _read_index(directory / index)
             names = tuple(dict.fromkeys(weight_map.values()))
             check_names(directory, index, names)
             return WholeFiles(directory, names, index, weight_map)
-        if (directory / single).is_file():
-            return WholeFiles(directory, (single,))
     return None
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2Model
 
 from raydsinfer.checkpoints.weights.describe import describe
+from raydsinfer.checkpoints.weights.reader import TensorReader
 from raydsinfer.checkpoints.weights.whole_files import find_whole_files
 from raydsinfer.errors import CorruptCheckpointError
 from tests.weights import ONE, write_file, write_shards
@@ -25,6 +27,21 @@ def test_prefers_safetensors(tmp_path: Path) -> None:
     assert files is not None
     assert files.safetensors
     assert files.names == ("model.safetensors",)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_single_file_comes_before_an_index_as_in_transformers(tmp_path: Path, suffix: str) -> None:
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    single = {"transformer.wte.weight": torch.full((64, 32), 2.0)}
+    write_shards(tmp_path, suffix, [{"transformer.wte.weight": torch.ones(64, 32)}])
+    write_file(tmp_path / f"{stem}.{suffix}", single)
+    files = find_whole_files(tmp_path)
+    assert files is not None
+    assert (files.names, files.index) == ((f"{stem}.{suffix}",), "")
+    GPT2Config(n_layer=0, n_head=1, n_embd=32, vocab_size=64, n_positions=8).save_pretrained(tmp_path)
+    theirs = GPT2Model.from_pretrained(tmp_path).wte.weight
+    with TensorReader(describe(tmp_path)) as reader:
+        assert torch.equal(reader.read("transformer.wte.weight"), theirs)
 
 
 def test_a_directory_without_them(tmp_path: Path) -> None:
