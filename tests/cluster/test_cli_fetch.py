@@ -199,7 +199,8 @@ def test_the_token_of_this_command_reaches_the_hub_and_no_file_of_ray(
 
     with HTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+        # The whole test run may be told to stay off line.
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
         cluster = two_nodes[0]
         own = {**hub, "HF_TOKEN": "hf_of_the_node"}
         given, has = (
