@@ -252,7 +252,8 @@ def _make(copy: LocalCopy, origin: _Origin, on_progress: OnProgress | None) -> i
 def _require_named_files(directory: Path) -> None:
     """A model whose index names files that did not come would be noticed by the gang only."""
     for index in INDICES:
-        if not (directory / index).is_file():
+        single = index.removesuffix(".index.json")  # where it is there, the index does not count
+        if not (directory / index).is_file() or (single != index and (directory / single).is_file()):
             continue
         named = named_in(index, (directory / index).read_bytes())
         missing = [name for name in named if not (directory / name).is_file()]

@@ -107,6 +107,11 @@ def test_files_that_only_the_index_names_come_too(tmp_path: Path) -> None:
     }
 
 
+def test_an_index_beside_a_single_file_does_not_count(tmp_path: Path) -> None:
+    url = odd_names({"model.safetensors": b"all"})
+    assert "model.safetensors" in names_in(local_directory(url, hf_home=str(tmp_path)))
+
+
 def test_an_index_that_names_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     url = odd_names({"model-0.safetensors": b"a"})
     with pytest.raises(CorruptCheckpointError, match=r"names 1 files that are not there: rest\.safetensors"):
