@@ -82,7 +82,7 @@ class LoadProgress:
     """How far `Engine.load` has come on one rank.
 
     Args:
-        phase: What it is at, ``fetch`` or ``weights``; empty in between.
+        phase: What it is at: ``fetch``, ``reshard`` or ``weights``; empty before.
         bytes_done: Bytes of the phase that are done.
         bytes_total: Bytes of the phase; 0 while not known.
         seconds: From the start of the phase to the last byte that was counted.

@@ -99,7 +99,8 @@ class DeepSpeedEngine:
         directory = local_directory(
             self._spec.model, revision=config.revision, hf_home=config.hf_home, on_progress=self._meter.reach
         )
-        return prepared_directory(directory, config, context.world_size)
+        self._meter.start("reshard")
+        return prepared_directory(directory, config, context.world_size, self._meter.reach)
 
     def progress(self) -> LoadProgress:
         """See `Engine.progress`."""

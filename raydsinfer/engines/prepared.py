@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raydsinfer.checkpoints.resharding.work import OnProgress
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.resharding import DEFAULT_SHARD_SIZE, checked_settings, reshard_directory
 
 _NO_LIMIT = "1TB"  # layers are not split, and nobody is there to choose a limit
 
 
-def prepared_directory(directory: Path, config: EngineConfig, world_size: int) -> Path:
+def prepared_directory(
+    directory: Path, config: EngineConfig, world_size: int, on_progress: OnProgress | None = None
+) -> Path:
     """Make what `reshard_checkpoint_path` and `save_mp_checkpoint_path` ask for, if it is not there yet.
 
     Every rank calls this; one of those that share the path does the work, the others wait for it.
@@ -19,6 +22,7 @@ def prepared_directory(directory: Path, config: EngineConfig, world_size: int) -
         directory: The model on this node.
         config: Inference settings.
         world_size: Ranks of the gang.
+        on_progress: Told of bytes done and bytes in all, by the rank that does the work.
 
     Returns:
         The directory to load from; `directory` itself if nothing is asked for.
@@ -29,13 +33,15 @@ def prepared_directory(directory: Path, config: EngineConfig, world_size: int) -
         OutputError: A path cannot be written, or holds something else.
     """
     if config.reshard_checkpoint_path is not None:
-        directory = _made(directory, "reshard_checkpoint_path", None, config)
+        directory = _made(directory, "reshard_checkpoint_path", None, config, on_progress)
     if config.save_mp_checkpoint_path is not None:
-        directory = _made(directory, "save_mp_checkpoint_path", world_size, config)
+        directory = _made(directory, "save_mp_checkpoint_path", world_size, config, on_progress)
     return directory
 
 
-def _made(directory: Path, setting: str, tp_size: int | None, config: EngineConfig) -> Path:
+def _made(
+    directory: Path, setting: str, tp_size: int | None, config: EngineConfig, on_progress: OnProgress | None
+) -> Path:
     target = Path(getattr(config, setting)).expanduser()
     if target.resolve() == directory.resolve():  # the settings came along with what they made
         return directory
@@ -48,5 +54,6 @@ def _made(directory: Path, setting: str, tp_size: int | None, config: EngineConf
         any_size=True,  # one that was made by hand will do
         trust_remote_code=config.trust_remote_code,
         setting=setting,
+        on_progress=on_progress,
     )
     return report.target

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from raydsinfer.engines.base import LoadProgress
 
+_PHASES = ("fetch", "reshard", "weights")
 _MAX_RANKS_A_LINE = 4
 _POLL_S = 1.0
 
@@ -55,8 +56,8 @@ def progress_line(ranks: Mapping[int, LoadProgress]) -> str:
     moving = {rank: p for rank, p in ranks.items() if p.bytes_done}
     if not moving:
         return ""
-    # While one rank of a node fetches, the others wait for it without a byte of their own.
-    phase = "fetch" if any(p.phase == "fetch" for p in moving.values()) else next(iter(moving.values())).phase
+    # While one rank of a node fetches or reshards, the others wait for it without a byte of their own.
+    phase = min((p.phase for p in moving.values()), key=_PHASES.index)
     moving = {rank: p for rank, p in moving.items() if p.phase == phase}
     if len(moving) <= _MAX_RANKS_A_LINE:
         return f"{phase}: " + "; ".join(_one(rank, p) for rank, p in sorted(moving.items()))

@@ -51,3 +51,8 @@ def test_tells_while_it_is_open_and_only_news() -> None:
 
 def test_a_small_model_counts_in_megabytes() -> None:
     assert progress_line({0: LoadProgress("weights", 500_000, 2_000_000)}) == "weights: rank 0 0.50 MB of 2.00 MB"
+
+
+def test_who_reshards_is_told_before_who_loads() -> None:
+    ranks = {0: LoadProgress("weights", GB, 2 * GB, 1.0), 1: LoadProgress("reshard", 3 * GB, 4 * GB, 6.0)}
+    assert progress_line(ranks) == "reshard: rank 1 3.00 GB of 4.00 GB, 0.50 GB/s"
