@@ -57,12 +57,12 @@ class LoadSuite:
         Raises:
             WorkerGroupError: A rank failed.
             InvalidSettingError: There is no such shape.
-        OutputError: There is no place for the weights.
+            OutputError: There is no place for the weights.
         """
         for form in self.forms:
             model = self._checkpoint(form, tell)
             case = LoadCase(
-                name=form,
+                name=f"{self.shape} {form}",
                 model=str(model),
                 loader="deepspeed" if form == "deepspeed" else "raydsinfer",
                 kernel_inject=self.kernel_inject,
@@ -73,18 +73,29 @@ class LoadSuite:
             tell(f"loading {model} on {self.tp_size} ranks")
             yield case, run_on_ranks(self.tp_size, measure, case, timeout_s=self.timeout_s, device=self.device)
 
+    def remove(self) -> None:
+        """Remove the checkpoints of this suite."""
+        for form in self.forms:
+            shutil.rmtree(self._path(form), ignore_errors=True)
+        if "ranks" in self.forms:
+            shutil.rmtree(self._path("safetensors"), ignore_errors=True)
+
+    def _path(self, form: Form) -> Path:
+        num_layers = shape(self.shape, self.num_layers)["num_hidden_layers"]
+        stem = f"{self.shape}-{num_layers}{'-same' if self.same_layers else ''}"
+        kind = {"ranks": f"tp{self.tp_size}", "deepspeed": "bin"}.get(form, form)
+        return self.directory / f"{stem}-{kind}"
+
     def _checkpoint(self, form: Form, tell: Callable[[str], None]) -> Path:
-        config = shape(self.shape, self.num_layers)
-        stem = f"{self.shape}-{config['num_hidden_layers']}{'-same' if self.same_layers else ''}"
+        target = self._path(form)
         if form == "ranks":
-            cut = self.directory / f"{stem}-tp{self.tp_size}"
             source = self._checkpoint("safetensors", tell)
-            tell(f"resharding to {cut}")
+            tell(f"resharding to {target}")
             settings = checked_settings("ranks", self.tp_size, None, "5GB")
-            reshard_directory(source, cut, settings, origin={"name": stem})
-            return cut
+            reshard_directory(source, target, settings, origin={"name": source.name})
+            return target
         stored: Literal["safetensors", "bin"] = "safetensors" if form == "safetensors" else "bin"
-        target = self.directory / f"{stem}-{stored}"
+        config = shape(self.shape, self.num_layers)
         if not target.exists():
             tell(f"writing random weights to {target}")
             part = target.with_name(f"{target.name}.partial")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
@@ -13,6 +15,9 @@ from rich.table import Table
 
 from raydsinfer.cli.failures import reported_failures
 from raydsinfer.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from raydsinfer.bench.load_suite import LoadSuite
 
 bench_app = typer.Typer(
     name="bench", help="Measure on this machine, with random weights.", no_args_is_help=True, rich_markup_mode="rich"
@@ -27,7 +32,8 @@ def _root() -> None:
 @bench_app.command()
 def load(
     shape: Annotated[
-        str, typer.Option(help="Sizes of a published model: opt-125m to opt-66b, llama-8b; or opt-tiny.")
+        str,
+        typer.Option(help="Sizes of published models, by comma: opt-125m to opt-66b, llama-8b; or opt-tiny."),
     ] = "opt-125m",
     tp: Annotated[
         int, typer.Option(min=1, help="Ranks that share the model; each needs a GPU unless --device cpu.")
@@ -44,6 +50,7 @@ def load(
     directory: Annotated[
         Path, typer.Option(help="Where the weights are written, and found again. Memory is fastest.")
     ] = Path("/dev/shm/raydsinfer-bench"),  # noqa: S108
+    keep: Annotated[bool, typer.Option(help="Leave the weights for the next run.")] = True,
     generate_rows: Annotated[int, typer.Option(min=0, help="Also generate two batches of so many rows.")] = 0,
     cold: Annotated[bool, typer.Option(help="Drop the files from the page cache first: measures the disk.")] = False,
     device: Annotated[str, typer.Option(help="cuda or cpu. [default: cuda if there is one]", show_default=False)] = "",
@@ -68,7 +75,7 @@ def load(
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _require_device(chosen, tp, torch.cuda.device_count())
         suite = LoadSuite(
-            shape=shape,
+            shape="",
             num_layers=num_layers,
             tp_size=tp,
             device=chosen,
@@ -79,12 +86,27 @@ def load(
             generate_rows=generate_rows,
             cold=cold,
         )
-        rows = []
-        for case, results in suite.run(lambda line: console.print(line, highlight=False, markup=False)):
-            rows.append({"case": dataclasses.asdict(case), "ranks": [dataclasses.asdict(r) for r in results]})
-            if json_path is not None:  # after each case: a later one may fail
-                json_path.write_text(json.dumps(rows, indent=1))
-        Console(width=None if Console().is_terminal else 120).print(load_table(suite.shape, rows))
+        suites = [dataclasses.replace(suite, shape=name.strip()) for name in shape.split(",")]
+        rows = _measure(suites, console, json_path, keep=keep)
+        title = f"{'kernel injection' if kernel_inject else 'AutoTP'}, {tp} rank{'s' if tp > 1 else ''}"
+        Console(width=None if Console().is_terminal else 140).print(load_table(title, rows))
+
+
+def _measure(suites: Sequence[LoadSuite], console: Console, json_path: Path | None, *, keep: bool) -> list[Any]:
+    from raydsinfer.bench.shapes import shape
+
+    for suite in suites:
+        shape(suite.shape)  # a wrong name is said before the first is measured
+    rows = []
+    for suite in suites:
+        with contextlib.ExitStack() as stack:
+            if not keep:
+                stack.callback(suite.remove)
+            for case, results in suite.run(lambda line: console.print(line, highlight=False, markup=False)):
+                rows.append({"case": dataclasses.asdict(case), "ranks": [dataclasses.asdict(r) for r in results]})
+                if json_path is not None:  # after each case: a later one may fail
+                    json_path.write_text(json.dumps(rows, indent=1))
+    return rows
 
 
 def _require_device(device: str, num_ranks: int, num_gpus: int) -> None:
@@ -104,9 +126,10 @@ def load_table(title: str, rows: list[dict[str, Any]]) -> Table:
         title: What was loaded.
         rows: ``case`` and ``ranks``, as written by ``--json``.
     """
-    num_ranks = len(rows[0]["ranks"])
-    table = Table(title=f"{title}, {num_ranks} rank{'s' if num_ranks > 1 else ''}")
-    columns = ("loader", "MB a rank", "fill s", "GB/s", "floor s", "x floor", "weights s", "load s", "host GiB")
+    table = Table(title=title)
+    columns = ["loader", "MB a rank", "fill s", "GB/s", "floor s", "x floor", "weights s", "load s", "host GiB"]
+    if generated := any(rank["batch_s"] for row in rows for rank in row["ranks"]):
+        columns.append("step ms")
     for column in columns:
         table.add_column(column, justify="left" if column == "loader" else "right")
     for row in rows:
@@ -122,5 +145,13 @@ def load_table(title: str, rows: list[dict[str, Any]]) -> Table:
             f"{slowest['weights_s']:.2f}",
             f"{slowest['load_s']:.2f}",
             f"{max(rank['host_bytes'] for rank in row['ranks']) / 2**30:.2f}",
+            *([_step_ms(slowest)] if generated else []),
         )
     return table
+
+
+def _step_ms(rank: dict[str, Any]) -> str:
+    """Of the second batch, its prefill spread over its steps."""
+    from raydsinfer.bench.load import NEW_TOKENS
+
+    return f"{rank['batch_s'][-1] / NEW_TOKENS * 1000:.1f}" if rank["batch_s"] else "-"
