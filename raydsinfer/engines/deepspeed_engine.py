@@ -66,7 +66,8 @@ class DeepSpeedEngine:
         with self._phase("fetch"):
             directory = self._fetched()
         trust = self._config.trust_remote_code
-        model_config = models.read_config(directory, trust_remote_code=trust)
+        with self._phase("config"):  # most of it is the import of transformers
+            model_config = models.read_config(directory, trust_remote_code=trust)
         self._mode = choose_mode(self._config, model_config, self._context.world_size)
         dtype = models.resolve_dtype(self._config.dtype, model_config, self._context.device)
         if self._mode == "plain":
