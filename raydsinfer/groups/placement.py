@@ -12,6 +12,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from raydsinfer.errors import ClusterCapacityError, InvalidSettingError, UnsupportedError, WorkerGroupError
+from raydsinfer.groups.nodes import alive_nodes
 
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
@@ -160,13 +161,8 @@ def read_nodes() -> list[NodeResources]:
     # The free amounts of single nodes have no public call that works without Ray's dashboard.
     per_node: dict[str, dict[str, float]] = getattr(ray._private.state, "available_resources_per_node", dict)()
     return [
-        NodeResources(
-            address=node["NodeManagerAddress"],
-            total=node["Resources"],
-            free=per_node.get(node["NodeID"], {}),
-        )
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
+        NodeResources(address=node.ip, total=node.resources, free=per_node.get(node.node_id, {}))
+        for node in alive_nodes()
     ]
 
 
