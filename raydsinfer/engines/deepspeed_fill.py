@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class Filler:
     account: Account
     shapes: Shapes
     copier: Copier
-    begin: Callable[[int], None] = field(default=lambda num_bytes: None)
+    begin: Callable[[int], None]
 
     def plan(self, name: str, parameter: torch.Tensor, wanted: Slice) -> _Copy | None:
         """What to copy into a parameter; None, and noted, if there is nothing that fits."""
@@ -63,9 +63,9 @@ class Filler:
             return None
         return _Copy(parameter.data, parts, wanted.dim or 0)
 
-    def run(self, plans: Sequence[_Copy]) -> list[Future[Any]]:
-        """Start to copy; returns what `Copier.wait` wants."""
-        return [future for plan in plans for future in self.copier.copy(plan.target, plan.parts, plan.dim)]
+    def run(self, plans: Iterable[_Copy | None]) -> list[Future[Any]]:
+        """Start to copy what there is; returns what `Copier.wait` wants."""
+        return [future for plan in plans if plan for future in self.copier.copy(plan.target, plan.parts, plan.dim)]
 
     def num_bytes(self, slices: Mapping[str, Slice], item_bytes: int) -> int:
         """Bytes of the parameters, when sliced so."""
@@ -78,7 +78,7 @@ def fill_autotp(model: nn.Module, filler: Filler, rank: int) -> None:
     parameters = dict(model.named_parameters())
     plans = [filler.plan(name, parameter, slices[name]) for name, parameter in parameters.items()]
     filler.begin(sum(p.nbytes for p in parameters.values()))
-    filler.copier.wait(filler.run([plan for plan in plans if plan is not None]))
+    filler.copier.wait(filler.run(plans))
 
 
 def fill_injected(
@@ -104,7 +104,7 @@ def fill_injected(
         if following is not None:  # is read while this one is joined
             begun.append(fuse.start(following[0], filler))
         fuse.finish(path, layer, begun.pop(0), filler)
-    filler.copier.wait(filler.run([plan for plan in plans if plan is not None]))
+    filler.copier.wait(filler.run(plans))
 
 
 @dataclass(frozen=True)

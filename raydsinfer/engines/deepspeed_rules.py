@@ -47,13 +47,8 @@ def slice_rules(directory: Path, world_size: int, *, trust_remote_code: bool = F
     from raydsinfer.engines.deepspeed_slices import autotp_slices  # imports DeepSpeed, which has to be told first
 
     by_rank = [autotp_slices(model, shapes, rank) for rank in range(world_size)]
-    return {
-        name: tuple(
-            slices.get(owner.get(name, ""), WHOLE) if owner.get(name, "").startswith(layers) else WHOLE
-            for slices in by_rank
-        )
-        for name in stored
-    }
+    in_layers = {name: parameter for name, parameter in owner.items() if parameter.startswith(layers)}
+    return {name: tuple(slices.get(in_layers.get(name, ""), WHOLE) for slices in by_rank) for name in stored}
 
 
 def _as_rank_0(model: nn.Module, world_size: int) -> nn.Module:
