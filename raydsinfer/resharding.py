@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from raydsinfer.checkpoints.resharding.reshard import ReshardReport
-from raydsinfer.checkpoints.resharding.work import OnProgress
+from raydsinfer.checkpoints.sizes import OnProgress
 from raydsinfer.checkpoints.sources.fetch import local_directory
 from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.engines.resharding import DEFAULT_SHARD_SIZE, checked_settings, reshard_directory

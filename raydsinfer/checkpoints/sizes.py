@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeAlias
 
 from raydsinfer.errors import InvalidSettingError
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+"""Called with bytes that are done, or there, and bytes in all."""
 
 _UNITS = {
     unit + "B": base**power

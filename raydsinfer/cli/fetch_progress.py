@@ -13,9 +13,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from raydsinfer.checkpoints.sizes import size_in_words
 from raydsinfer.checkpoints.sources.fetch import Fetched
+from raydsinfer.cli.progress import LINE_EVERY_S
 from raydsinfer.nodes import NodeResult
-
-_LINE_EVERY_S = 10.0  # a log that someone reads later, not a display
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class PlainFetchDisplay:
     def show(self, arrived: Arrived) -> None:
         now = time.monotonic()
         if now >= self._next_s.get(arrived.node_id, 0.0) and arrived.num_bytes != arrived.total_bytes:
-            self._next_s[arrived.node_id] = now + _LINE_EVERY_S
+            self._next_s[arrived.node_id] = now + LINE_EVERY_S
             self._say(arrived.node_id, str(arrived))
 
     def done(self, result: NodeResult[Fetched]) -> None:

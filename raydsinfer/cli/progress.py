@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from raydsinfer.cli.results import Tally
 
-_LINE_EVERY_S = 10.0  # a log that someone reads later, not a display
+LINE_EVERY_S = 10.0
+"""Seconds between two lines where there is no terminal: a log that someone reads later, not a display."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class PlainDisplay:
 
     def show(self, pace: Pace) -> None:
         if time.monotonic() >= self._next_s or pace.tally.num_rows == pace.num_rows:
-            self._next_s = time.monotonic() + _LINE_EVERY_S
+            self._next_s = time.monotonic() + LINE_EVERY_S
             self.note(f"{pace.tally.num_rows:,} of {pace.num_rows:,} rows, {pace}")
 
 

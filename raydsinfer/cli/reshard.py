@@ -14,13 +14,12 @@ from rich.table import Table
 
 from raydsinfer.checkpoints.sizes import size_in_words
 from raydsinfer.cli.failures import reported_failures
-from raydsinfer.cli.progress import duration
+from raydsinfer.cli.progress import LINE_EVERY_S, duration
 
 if TYPE_CHECKING:
     from raydsinfer.checkpoints.resharding.reshard import ReshardReport
 
 EXIT_CODES = "Exit codes: 0 all is well; 1 failure; 2 wrong usage or settings; 130 interrupted."
-_LINE_EVERY_S = 10.0
 
 
 def reshard(
@@ -94,7 +93,7 @@ class _Display:
     """A bar that moves on a terminal, a line now and then elsewhere; a context manager."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._next_s = console, time.monotonic() + _LINE_EVERY_S
+        self._console, self._next_s = console, time.monotonic() + LINE_EVERY_S
         columns = (TextColumn("weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("weights", total=None)
@@ -114,7 +113,7 @@ class _Display:
         self._done = done
         self._progress.update(self._task, completed=done, total=total)
         if not self._console.is_terminal and time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + _LINE_EVERY_S
+            self._next_s = time.monotonic() + LINE_EVERY_S
             _say(self._console, f"{size_in_words(done)} of {size_in_words(total)}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raydsinfer.checkpoints.resharding.work import OnProgress
+from raydsinfer.checkpoints.sizes import OnProgress
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.resharding import DEFAULT_SHARD_SIZE, checked_settings, reshard_directory
 

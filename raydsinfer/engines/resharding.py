@@ -8,8 +8,7 @@ from typing import Any, get_args
 
 from raydsinfer.checkpoints.resharding.manifest import Layout, Settings
 from raydsinfer.checkpoints.resharding.reshard import ReshardReport, reshard_files
-from raydsinfer.checkpoints.resharding.work import OnProgress
-from raydsinfer.checkpoints.sizes import parse_size
+from raydsinfer.checkpoints.sizes import OnProgress, parse_size
 from raydsinfer.engines.slice_process import slice_rules_in_process
 from raydsinfer.errors import InvalidSettingError
 

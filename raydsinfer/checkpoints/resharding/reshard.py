@@ -18,7 +18,8 @@ from raydsinfer.checkpoints.resharding.manifest import Layout, Manifest, Setting
 from raydsinfer.checkpoints.resharding.plan import CONVERTIBLE, Plan
 from raydsinfer.checkpoints.resharding.planner import Wanted, plan_layers, plan_ranks
 from raydsinfer.checkpoints.resharding.target import Target
-from raydsinfer.checkpoints.resharding.work import OnProgress, write_plan
+from raydsinfer.checkpoints.resharding.work import write_plan
+from raydsinfer.checkpoints.sizes import OnProgress
 from raydsinfer.checkpoints.tensors import Slice
 from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.checkpoints.weights.description import Description

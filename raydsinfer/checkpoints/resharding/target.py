@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,12 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from raydsinfer.checkpoints.disk import is_full
 from raydsinfer.checkpoints.resharding.aside import foreign_files, lost_files, move_aside, remove, settle
 from raydsinfer.checkpoints.resharding.manifest import MANIFEST, Manifest, read_manifest
 from raydsinfer.checkpoints.sizes import size_in_words
 from raydsinfer.errors import InvalidSettingError, OutputError
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Target:
@@ -137,7 +135,7 @@ class Target:
         try:
             yield
         except OSError as error:
-            full = error.errno in _FULL
+            full = is_full(error)
             needed = f" ({size_in_words(num_bytes)} are needed in all)" if full and num_bytes else ""
             kept = f"What was finished is kept in {self.partial} for the next run; remove it to give up."
             raise OutputError(

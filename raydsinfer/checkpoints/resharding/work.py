@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TypeAlias
 
 from raydsinfer.checkpoints.resharding.journal import Journal
 from raydsinfer.checkpoints.resharding.plan import Plan, Stripe
 from raydsinfer.checkpoints.resharding.writer import StripeWriter
+from raydsinfer.checkpoints.sizes import OnProgress
 from raydsinfer.checkpoints.weights.description import Description
 from raydsinfer.checkpoints.weights.ranks_index import FileSum
-
-OnProgress: TypeAlias = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
 
 _NUM_THREADS = min(4, os.cpu_count() or 1)  # hashing and copying use one core each; each thread maps one tensor
 _SCRATCH = "scratch"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
@@ -10,14 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Lock
 
-from raydsinfer.checkpoints.sizes import size_in_words
+from raydsinfer.checkpoints.disk import is_full
+from raydsinfer.checkpoints.sizes import OnProgress, size_in_words
 from raydsinfer.checkpoints.sources.remote import RemoteFile, Store
 from raydsinfer.checkpoints.sources.transfer import transfer
 from raydsinfer.checkpoints.sources.web_directory import NUM_THREADS
 from raydsinfer.errors import CheckpointError, summary_of
-
-OnProgress = Callable[[int, int], None]
-"""Called with bytes that are there and bytes in all."""
 
 
 def download(store: Store, files: Sequence[RemoteFile], directory: Path, on_progress: OnProgress | None = None) -> int:
@@ -109,9 +106,8 @@ def writing_to(directory: Path, num_bytes_left: Callable[[], int]) -> Iterator[N
     try:
         yield
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         reason, hint = f"cannot be written to ({summary_of(error)})", "Give a directory that the nodes may write to."
-        if is_full:
+        if is_full(error):
             reason = f"the disk is full: {size_in_words(num_bytes_left())} more are needed there"
             hint = "Make room and fetch again: it goes on where it stopped."
         raise CheckpointError(path=str(directory), reason=reason, hint=hint) from error

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from raydsinfer.checkpoints.model_files import INDICES, named_in, wanted_files
-from raydsinfer.checkpoints.sources.download import OnProgress, download, writing_to
+from raydsinfer.checkpoints.sizes import OnProgress
+from raydsinfer.checkpoints.sources.download import download, writing_to
 from raydsinfer.checkpoints.sources.hub import HubModel
 from raydsinfer.checkpoints.sources.local_copy import LocalCopy
 from raydsinfer.checkpoints.sources.remote import RemoteFile, Store

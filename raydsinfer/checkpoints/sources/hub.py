@@ -13,7 +13,8 @@ from typing import Any
 from filelock import FileLock
 
 from raydsinfer.checkpoints.model_files import is_weights, wanted_files
-from raydsinfer.checkpoints.sources.download import OnProgress, Progress, require_space, writing_to
+from raydsinfer.checkpoints.sizes import OnProgress
+from raydsinfer.checkpoints.sources.download import Progress, require_space, writing_to
 from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.errors import CheckpointError, CheckpointNotFoundError, summary_of
 

@@ -59,7 +59,7 @@ def test_json(source: Path, tmp_path: Path) -> None:
 
 
 def test_progress_where_there_is_no_terminal(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(command, "LINE_EVERY_S", 0.0)
     _, _, err = run(source, tmp_path / "target", "--json")
     assert err.splitlines()[-1] == "31.0 kB of 31.0 kB"
 
