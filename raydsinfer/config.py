@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from raydsinfer.errors import InvalidSettingError, UnknownSettingError, UnsupportedError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Attention = Literal["auto", "sdpa", "flex", "flashinfer"]
 S = TypeVar("S", bound="Settings")
 
 # Names that users bring along from elsewhere, and what to write instead.
@@ -29,6 +30,10 @@ _HINTS = {
     "checkpoint_path": "The model is the first argument of DeepSpeedCheckpoint.from_pretrained.",
     "max_length": "Use max_new_tokens; prompt plus new tokens are limited by EngineConfig.max_tokens.",
     "pad_token_id": "Padding is the engine's business; rows come back without it.",
+    "max_num_seqs": "It is called max_running here.",
+    "max_num_batched_tokens": "It is called max_step_tokens here.",
+    "enable_prefix_caching": "It is called share_prefixes here.",
+    "logprobs": "It is called return_logprobs here.",
     "synced_gpus": "All ranks of a gang always generate in step.",
     "streamer": "Rows are answered whole.",
 }
@@ -99,8 +104,27 @@ class EngineConfig(Settings):
             process holds the whole model.
         use_cache: Keep keys and values of past tokens.
         max_tokens: Prompt plus new tokens that one row may have.
-        max_batch_size: Rows per engine call; larger batches are split. Kernel injection reserves
-            its KV workspace for this many rows of `max_tokens` tokens.
+        max_batch_size: Rows per engine call of static batching; larger batches are split. Kernel injection
+            reserves its KV workspace for this many rows of `max_tokens` tokens.
+        batching: ``continuous``: rows join and leave a running batch, over a paged KV cache; ``static``: a
+            batch is generated as a whole, by transformers' `generate`; ``auto``: continuous where the model
+            and the mode allow it (not with kernel injection), else static.
+        max_running: Sequences that continuous batching works on at once.
+        max_step_tokens: Most tokens in one forward pass of continuous batching; longer prompts are read in
+            chunks.
+        kv_cache_bytes: Bytes of a rank's paged KV cache; None: what `gpu_memory_utilization` leaves on a
+            GPU, and on CPU room for `max_batch_size` rows of `max_tokens` tokens.
+        gpu_memory_utilization: Share of a GPU's memory that weights, activations and the paged KV cache may
+            take together.
+        kv_page_size: Tokens of a page of the KV cache.
+        share_prefixes: Compute the common beginning of prompts once, and keep it once in the KV cache.
+        attention: How continuous batching attends to the paged KV cache; ``auto`` takes the fastest that the
+            device has.
+        cuda_graphs: Capture decode steps on GPUs as CUDA graphs.
+        torch_compile: Compile decoder layers for continuous batching; None: on GPUs. It takes a C compiler on the
+            node, and some seconds at the first start there; without one the layers run as they are.
+        longest_first: Of rows that reach the engine together, start those first whose `max_new_tokens` is
+            largest, so that no long one is left over at the end. False: in their order.
         seed: Default seed for sampling; None draws a new one each call.
         revision: Branch, tag or commit of a model that comes from a hub.
         hf_home: Directory for downloaded models on each node; None means the hub library's own.
@@ -124,6 +148,17 @@ class EngineConfig(Settings):
     use_cache: bool = True
     max_tokens: int = Field(default=1024, ge=2)
     max_batch_size: int = Field(default=32, ge=1)
+    batching: Literal["auto", "continuous", "static"] = "auto"
+    max_running: int = Field(default=256, ge=1)
+    max_step_tokens: int = Field(default=2048, ge=1)
+    kv_cache_bytes: int | None = Field(default=None, ge=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, lt=1)
+    kv_page_size: int = Field(default=16, ge=1, le=256)
+    share_prefixes: bool = True
+    attention: Attention = "auto"
+    cuda_graphs: bool = True
+    torch_compile: bool | None = None
+    longest_first: bool = True
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     revision: str | None = None
     hf_home: str | None = None
@@ -197,6 +232,8 @@ class GenerationConfig(Settings):
         seed: Makes sampling repeatable.
         return_full_text: Put the prompt in front of the completion.
         include_stop_str_in_output: Keep the stop string at the end of the completion.
+        return_logprobs: Add the column ``logprobs``: of each new token, the natural logarithm of its
+            probability; continuous batching only.
     """
 
     max_new_tokens: int = Field(default=50, ge=1)
@@ -217,6 +254,7 @@ class GenerationConfig(Settings):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     return_full_text: bool = False
     include_stop_str_in_output: bool = False
+    return_logprobs: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> GenerationConfig:

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Protocol
 from raydsinfer.config import EngineConfig, GenerationConfig
 
 FinishReason = Literal["stop", "length"]
+Batching = Literal["static", "continuous"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +72,62 @@ class Completion:
     Args:
         token_ids: New tokens, an end-of-sequence token included if one was generated.
         finish_reason: ``stop`` (end of sequence or a stop string) or ``length``.
+        logprobs: Natural logarithm of each token's probability when it was chosen; empty unless
+            `GenerationConfig.return_logprobs` asked for them.
     """
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
+    logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """One prompt for an engine that batches continuously; the same on every rank.
+
+    Args:
+        key: The caller's number for it, unique among the requests that are not answered yet.
+        token_ids: Tokens of the prompt; never empty.
+        generation: Its settings.
+        seed: Where its random stream starts.
+    """
+
+    key: int
+    token_ids: Sequence[int]
+    generation: GenerationConfig
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateAnswer:
+    """What came of one request.
+
+    Args:
+        key: The request's.
+        completions: `num_return_sequences` entries; none if there is an error.
+        error: Why the request cannot be answered; empty if it was.
+    """
+
+    key: int
+    completions: tuple[Completion, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advance:
+    """What some steps of a continuous engine brought.
+
+    Args:
+        answers: In the order in which they were finished.
+        num_running: Sequences that hold part of the KV cache.
+        num_waiting: Sequences that do not yet.
+        num_steps: Forward passes that were made.
+    """
+
+    answers: tuple[GenerateAnswer, ...] = ()
+    num_running: int = 0
+    num_waiting: int = 0
+    num_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,6 +158,10 @@ class LoadReport:
         filled: Bytes that were read slice by slice into them, and the seconds it took; nothing without
             meta tensors.
         phases_s: Phase → seconds, in order.
+        batching: ``continuous`` if the engine answers `advance`, else ``static``.
+        max_running: Sequences that a continuous engine works on at once.
+        num_kv_tokens: Tokens that the KV cache of a continuous engine holds.
+        note: Why it batches the way it does, if that is not what the settings ask for first.
     """
 
     mode: str
@@ -112,6 +169,10 @@ class LoadReport:
     parameter_bytes: int = 0
     filled: LoadProgress = field(default_factory=LoadProgress)
     phases_s: dict[str, float] = field(default_factory=dict)
+    batching: Batching = "static"
+    max_running: int = 0
+    num_kv_tokens: int = 0
+    note: str = ""
 
 
 class Engine(Protocol):
@@ -141,6 +202,20 @@ class Engine(Protocol):
 
         Raises:
             EngineError: A dependency failed.
+        """
+        ...
+
+    def advance(self, requests: Sequence[GenerateRequest], *, num_steps: int) -> Advance:
+        """Take on requests, work on all that are unanswered, and return what was finished.
+
+        Only of engines whose `LoadReport.batching` is ``continuous``. Every request is answered once.
+
+        Args:
+            requests: New ones; may be none.
+            num_steps: Return after so many steps, or when nothing is left to do.
+
+        Raises:
+            EngineError: A dependency failed; requests that were not answered are lost.
         """
         ...
 

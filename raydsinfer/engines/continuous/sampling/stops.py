@@ -1,0 +1,41 @@
+"""Where a sequence ends; decided on the host, where text is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from raydsinfer.config import GenerationConfig
+from raydsinfer.engines.base import FinishReason
+from raydsinfer.engines.generation import ends_with_stop
+
+
+class StopRule:
+    """Says of a sequence, after each new token, whether it ends with it.
+
+    As in a static batch, `min_new_tokens` puts off the end-of-sequence token only, which the sampler forbids
+    until then; a stop string ends a sequence at any time.
+
+    Args:
+        generation: The sequence's settings.
+        eos_ids: Tokens that end a sequence.
+        decode: Token ids to text, special tokens included.
+    """
+
+    def __init__(
+        self, generation: GenerationConfig, eos_ids: Collection[int], decode: Callable[[Sequence[int]], str]
+    ) -> None:
+        self._max_new_tokens, self._stops = generation.max_new_tokens, generation.stop_list
+        self._eos_ids, self._decode = eos_ids, decode
+
+    def finish_reason(self, token_ids: Sequence[int]) -> FinishReason | None:
+        """Why the sequence ends with its last token; None if it goes on.
+
+        Args:
+            token_ids: Its new tokens, at least one, none of which but the last ended it.
+        """
+        if token_ids[-1] in self._eos_ids:
+            return "stop"
+        # Text costs far more than tokens, so only rows with stop strings are decoded.
+        if self._stops and ends_with_stop(token_ids, self._decode, self._stops):
+            return "stop"
+        return "length" if len(token_ids) >= self._max_new_tokens else None
