@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,16 @@ from transformers import StoppingCriteriaList
 
 from raydsinfer.checkpoints.sources.fetch import local_directory
 from raydsinfer.engines import model as models
-from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, LoadProgress, LoadReport, RankContext
+from raydsinfer.engines.base import (
+    Advance,
+    Completion,
+    EngineSpec,
+    GenerateBatch,
+    GenerateRequest,
+    LoadProgress,
+    LoadReport,
+    RankContext,
+)
 from raydsinfer.engines.families import Mode, choose_mode
 from raydsinfer.engines.generation import (
     StopStrings,
@@ -28,6 +38,8 @@ from raydsinfer.engines.meter import Meter
 from raydsinfer.engines.prepared import prepared_directory
 from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
 from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError, summary_of
+
+logger = logging.getLogger(__name__)
 
 _MEMORY_HINT = "Lower max_batch_size or max_tokens, or use more ranks."
 
@@ -53,6 +65,8 @@ class DeepSpeedEngine:
         self._mode: Mode = "plain"
         self._model: Any = None
         self._tokenizer: Any = None
+        self._continuous: Any = None
+        self._note = ""
 
     def load(self) -> LoadReport:
         """See `Engine.load`."""
@@ -80,6 +94,9 @@ class DeepSpeedEngine:
         if self._mode == "kernel_inject":
             with self._phase("warm_up"):
                 self._reserve_workspace()
+        elif self._config.batching != "static" and self._config.use_cache:
+            with self._phase("continuous"):
+                self._batch_continuously()
         # A step of decoding is a thousand small Python calls: what stays for ever must not be looked through again
         # and again by the garbage collector meanwhile.
         gc.collect()
@@ -91,7 +108,30 @@ class DeepSpeedEngine:
             parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
             filled=self._meter.read() if self._meter.read().phase == "weights" else LoadProgress(),
             phases_s=self._phases_s,
+            batching="static" if self._continuous is None else "continuous",
+            max_running=0 if self._continuous is None else self._config.max_running,
+            num_kv_tokens=0 if self._continuous is None else self._continuous.cache.num_tokens,
+            note=self._note,
         )
+
+    def _batch_continuously(self) -> None:
+        """Set up continuous batching, where the model allows it or the settings insist."""
+        from raydsinfer.engines.continuous.build import build_continuous
+
+        try:
+            self._continuous = build_continuous(
+                self._model,
+                self._config,
+                self._context,
+                eos_ids=self._eos_ids,
+                decode=lambda token_ids: str(self._loaded_tokenizer().decode_whole(token_ids)),
+            )
+        except UnsupportedError as error:
+            if self._config.batching == "continuous":
+                raise
+            self._note = f"static batching: {error.why}"
+            if self._context.world_rank == 0:
+                logger.warning("%s", self._note)
 
     def _fetched(self) -> Path:
         """The model's directory on this node, brought here and resharded if the settings say so."""
@@ -160,6 +200,18 @@ class DeepSpeedEngine:
         size = generation.num_return_sequences
         return [answers[i : i + size] for i in range(0, len(answers), size)]
 
+    def advance(self, requests: Sequence[GenerateRequest], *, num_steps: int) -> Advance:
+        """See `Engine.advance`."""
+        if self._continuous is None:
+            raise EngineError(doing="advance", reason="this engine batches statically", hint="Use generate.")
+        with _engine_errors("generating"):
+            answered: Advance = self._continuous.batcher.advance(requests, num_steps)
+        return answered
+
+    def statistics(self) -> dict[str, float]:
+        """Counts and seconds of continuous batching since the model was loaded; nothing with static batching."""
+        return {} if self._continuous is None else self._continuous.statistics.as_dict()
+
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, **arguments: Any) -> torch.Tensor:
         if self._mode == "kernel_inject":
             from raydsinfer.engines.deepspeed_injection import CountingCache
@@ -182,7 +234,7 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._model = None
+        self._model = self._continuous = None
         gc.unfreeze()
         if self._context.device != "cpu":
             torch.cuda.empty_cache()

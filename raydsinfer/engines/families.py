@@ -52,6 +52,7 @@ def choose_mode(config: EngineConfig, model_config: Any, world_size: int) -> Mod
         InvalidSettingError: `max_tokens` is more than the model has positions for.
     """
     _check_length(config, model_config)
+    _check_batching(config)
     if not config.ds_inference:
         if world_size > 1:
             raise UnsupportedError(
@@ -75,6 +76,19 @@ def _check_length(config: EngineConfig, model_config: Any) -> None:
             value=config.max_tokens,
             expected=f"at most {positions}, the positions that this {model_config.model_type} model has",
         )
+
+
+def _check_batching(config: EngineConfig) -> None:
+    if config.batching != "continuous":
+        return
+    for name, value, why in (
+        ("kernel_inject", True, "DeepSpeed's kernels keep a KV cache of their own, one batch at a time"),
+        ("use_cache", False, "it lives from the KV cache"),
+    ):
+        if getattr(config, name) == value:
+            raise UnsupportedError(
+                what=f"batching='continuous' with {name}={value}", why=why, instead="Use batching='static'."
+            )
 
 
 def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> None:

@@ -15,6 +15,7 @@ from ray.util.placement_group import placement_group_table
 
 from raydsinfer import EngineConfig, GenerationConfig, WorkerGroup
 from raydsinfer.engines.base import EngineSpec, GenerateBatch
+from tests.gpu.ties import count_ties
 from tests.models import prompts, write_tiny_model
 
 NEW_TOKENS = 24
@@ -37,8 +38,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 32000,
     },
 }
-# Two logits closer than this, relative to the larger, are the same to float16 or bfloat16 after a dozen layers.
-TIE = {"float16": 2e-3, "bfloat16": 1.6e-2}
 MOST_TIES = {"float16": 3, "bfloat16": 12}  # of 120 tokens
 
 
@@ -78,28 +77,10 @@ def generate(group: WorkerGroup, requests: list[list[int]]) -> list[list[int]]:
     return [list(row[0].token_ids) for row in answers]
 
 
-@torch.inference_mode()
 def assert_greedy_but_for_ties(directory: Path, dtype: str, got: list[list[int]], requests: list[list[int]]) -> int:
-    """Each token must be the plain model's most likely one after the same tokens, or tie with it.
-
-    The plain model reads each whole answer at once, so that one tie does not excuse what follows.
-    Returns how many tokens were ties.
-    """
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval().to("cuda:0")
-    eos, ties = model.generation_config.eos_token_id, 0
-    for request, answer in zip(requests, got, strict=True):
-        assert len(answer) == NEW_TOKENS
-        logits = model(torch.tensor([request + answer], device="cuda:0")).logits[0, len(request) - 1 : -1].float()
-        logits[:, eos] = -torch.inf  # `min_new_tokens` forbids it
-        best = logits.max(dim=-1)
-        for step, token in enumerate(answer):
-            if token != best.indices[step]:
-                ties += 1
-                gap = float(best.values[step] - logits[step, token]) / abs(float(best.values[step]))
-                assert gap < TIE[dtype], f"step {step}: token {token} is {gap:.4f} below {int(best.indices[step])}"
-    return ties
+    """Each token must be the plain model's most likely one after the same tokens, or tie; returns how many tie."""
+    assert [len(answer) for answer in got] == [NEW_TOKENS] * len(requests)
+    return count_ties(directory, dtype, got, requests)
 
 
 @pytest.mark.parametrize("tp", [1, 2])

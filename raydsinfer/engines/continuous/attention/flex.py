@@ -1,0 +1,88 @@
+"""Decode attention by torch's FlexAttention, compiled: a page is a block of a sparse attention."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from raydsinfer.engines.continuous.kv_cache import KVCache
+from raydsinfer.engines.continuous.page_tables import PageTables
+from raydsinfer.engines.continuous.step_inputs import Rows
+
+
+class FlexDecode:
+    """Rows over their pages. Pages that are full need no mask; the last one of each row does.
+
+    Args:
+        cache: Keys and values.
+        tables: Pages of each slot.
+        sizes: Batch sizes to compile for, ascending; rows are padded to one of them.
+    """
+
+    name: ClassVar[str] = "flex"
+    supports_windows: ClassVar[bool] = False
+
+    def __init__(self, cache: KVCache, tables: PageTables, sizes: tuple[int, ...], *, compiled: bool = True) -> None:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        self._cache, self._tables, self._sizes = cache, tables, sizes
+        self._function: Any = torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+        self._mask: Any = None
+        self._used = torch.empty(0)
+
+    def begin(self, rows: Rows, longest: int) -> None:
+        """See `DecodeAttention.begin`."""
+
+    def attend(
+        self, layer: int, query: torch.Tensor, *, rows: Rows, longest: int, scale: float, window: int | None
+    ) -> torch.Tensor:
+        """See `DecodeAttention.attend`."""
+        if layer == 0:
+            self._mask = self._block_mask(rows)
+        count = len(query)
+        padded = next((size for size in self._sizes if size >= count), count)
+        if padded > count:
+            query = torch.cat([query, query.new_zeros(padded - count, *query.shape[1:])])
+        keys, values = (
+            stored.permute(1, 0, 2).unsqueeze(0) for stored in (self._cache.keys[layer], self._cache.values[layer])
+        )
+        attended: torch.Tensor = self._function(
+            query.unsqueeze(2),
+            keys,
+            values,
+            block_mask=self._mask,
+            scale=scale,
+            enable_gqa=query.shape[1] != keys.shape[1],
+            kernel_options={"BLOCK_N": self._cache.page_size} if self._cache.page_size < 64 else None,
+        )
+        return attended[:count].squeeze(2)
+
+    def _block_mask(self, rows: Rows) -> Any:
+        from torch.nn.attention.flex_attention import BlockMask
+
+        page_size = self._cache.page_size
+        count = len(rows.slots)
+        padded = next((size for size in self._sizes if size >= count), count)
+        pages, lengths = self._tables.device[rows.slots], rows.lengths
+        if padded > count:
+            pages = torch.cat([pages, pages.new_zeros(padded - count, pages.shape[1])])
+            lengths = torch.cat([lengths, lengths.new_zeros(padded - count)])
+        num_full = (lengths - 1).clamp(min=0) // page_size
+        last = pages.gather(1, num_full[:, None])
+        within = (lengths - num_full * page_size).to(torch.int32)
+
+        def visible(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return key % page_size < within[batch]
+
+        return BlockMask.from_kv_blocks(
+            (lengths > 0).to(torch.int32)[:, None, None],
+            # One partial page, but as wide as the others: the compiled kernel reads both alike.
+            torch.nn.functional.pad(last, (0, pages.shape[1] - 1))[:, None, None],
+            num_full.to(torch.int32)[:, None, None],
+            pages[:, None, None],
+            BLOCK_SIZE=(128, page_size),
+            mask_mod=visible,
+            seq_lengths=(1, len(self._cache.keys[0])),
+            compute_q_blocks=False,
+        )

@@ -1,0 +1,206 @@
+"""Puts continuous batching together for a loaded model: finds out, sizes, tries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.engines.base import RankContext
+from raydsinfer.engines.continuous.attention.choice import choose_attention
+from raydsinfer.engines.continuous.batcher import Batcher, Decode
+from raydsinfer.engines.continuous.executor import Executor
+from raydsinfer.engines.continuous.forward import Forward
+from raydsinfer.engines.continuous.fusing import fuse_linears
+from raydsinfer.engines.continuous.kv_cache import KVCache, LayerShape, bytes_per_token, count_pages
+from raydsinfer.engines.continuous.page_tables import PageTables
+from raydsinfer.engines.continuous.plan import Limits
+from raydsinfer.engines.continuous.probe import NUM_TOKENS, Recorder, largest_error, layer_shapes, trial_tokens
+from raydsinfer.engines.continuous.routing import Routes
+from raydsinfer.engines.continuous.sampling.sampler import Sampler
+from raydsinfer.engines.continuous.scheduler import Scheduler
+from raydsinfer.engines.continuous.statistics import Statistics
+from raydsinfer.errors import UnsupportedError, summary_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuous:
+    """A model that batches continuously.
+
+    Args:
+        batcher: The loop.
+        cache: Its KV cache.
+        executor: What runs its steps.
+        statistics: Its counts.
+    """
+
+    batcher: Batcher
+    cache: KVCache
+    executor: Executor
+    statistics: Statistics
+
+
+def build_continuous(
+    model: Any, config: EngineConfig, context: RankContext, *, eos_ids: Collection[int], decode: Decode
+) -> Continuous:
+    """Make a loaded model batch continuously.
+
+    Args:
+        model: A transformers model on its device, perhaps sliced over ranks. Its linear layers are fused.
+        config: Inference settings.
+        context: Where this rank stands; all ranks call this at once.
+        eos_ids: Tokens that end a sequence.
+        decode: Token ids to text, for stop strings.
+
+    Raises:
+        UnsupportedError: The model's attention cannot be led to a paged cache, or gives other text there.
+        EngineError: There is not enough memory for the KV cache.
+    """
+    # The trial needs room, however short the sequences will be.
+    config = config.model_copy(update={"max_tokens": max(config.max_tokens, NUM_TOKENS)})
+    device = context.device
+    vocab_size = int(model.config.get_text_config().vocab_size)
+    fuse_linears(model)
+    routes = Routes(model)
+    forward, plain = Forward(model, routes), _plain_logits(model, vocab_size, device)
+    if config.torch_compile if config.torch_compile is not None else device != "cpu":
+        _compile(routes, forward, vocab_size, device)
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    num_tokens = config.max_step_tokens if device != "cpu" else len(trial_tokens(vocab_size))
+    layers, windows = layer_shapes(forward, routes.num_layers, num_tokens, vocab_size, device, config.max_tokens)
+    dtype = next(p.dtype for p in model.parameters())
+    cache = _cache(layers, config, context, dtype)
+    tables = PageTables(
+        num_slots=config.max_running,
+        pages_per_slot=-(-config.max_tokens // config.kv_page_size),
+        padding_page=cache.padding_page,
+        device=device,
+    )
+    generation = model.generation_config
+    sampler = Sampler(
+        num_slots=config.max_running,
+        max_tokens=config.max_tokens,
+        vocab_size=plain.shape[1],
+        device=device,
+        eos_ids=eos_ids,
+        suppress=generation.suppress_tokens or (),
+        begin_suppress=generation.begin_suppress_tokens or (),
+    )
+    statistics = Statistics()
+    executor = Executor(
+        forward=forward,
+        cache=cache,
+        tables=tables,
+        sampler=sampler,
+        attentions=choose_attention(config.attention, cache, tables, windows=windows, device=device),
+        max_running=config.max_running,
+        max_tokens=config.max_tokens,
+        device=device,
+        graphs=config.cuda_graphs and device != "cpu",
+        agree=_first_ranks if context.world_size > 1 else None,
+        statistics=statistics,
+    )
+    _require_right(plain, executor, sampler, config, context)
+    limits = Limits(
+        max_running=config.max_running,
+        max_step_tokens=max(config.max_step_tokens, config.max_running),
+        num_pages=cache.num_pages,
+        page_size=cache.page_size,
+        min_admission=max(1, config.max_running // 16),
+        share_prefixes=config.share_prefixes,
+    )
+    batcher = Batcher(
+        scheduler=Scheduler(limits),
+        executor=executor,
+        sampler=sampler,
+        eos_ids=eos_ids,
+        decode=decode,
+        longest_first=config.longest_first,
+        statistics=statistics,
+    )
+    return Continuous(batcher=batcher, cache=cache, executor=executor, statistics=statistics)
+
+
+def _compile(routes: Routes, forward: Forward, vocab_size: int, device: str) -> None:
+    """Compile the layers, if that works here: it takes a C compiler on each node, and a family that can be traced."""
+    routes.compile()
+    token_ids = torch.tensor(trial_tokens(vocab_size), device=device)
+    try:
+        forward(token_ids, torch.arange(len(token_ids), device=device), Recorder())
+    except UnsupportedError:
+        raise
+    except Exception as error:  # whatever the tracer, the code generator or the compiler raise
+        logger.warning("decoder layers run uncompiled, and slower: %s", summary_of(error))
+        routes.stop_compiling()
+
+
+def _plain_logits(model: Any, vocab_size: int, device: str) -> torch.Tensor:
+    logits: torch.Tensor = model(
+        input_ids=torch.tensor([trial_tokens(vocab_size)], device=device), use_cache=False
+    ).logits[0]
+    return logits
+
+
+def _cache(layers: list[LayerShape], config: EngineConfig, context: RankContext, dtype: torch.dtype) -> KVCache:
+    # Ranks may hold different numbers of heads, and GPUs may have different free memory: the tightest decides,
+    # before anything is refused, so that all ranks refuse it.
+    token_bytes = int(_largest(bytes_per_token(layers, dtype.itemsize), context))
+    needed = -(-config.max_tokens // config.kv_page_size)
+    if config.kv_cache_bytes is not None:
+        num_bytes = config.kv_cache_bytes
+    elif context.device == "cpu":
+        num_bytes = (config.max_batch_size * needed + 1) * config.kv_page_size * token_bytes
+    else:
+        num_bytes = int(-_largest(-_free_bytes(config.gpu_memory_utilization), context))
+    pages = count_pages(
+        num_bytes,
+        page_size=config.kv_page_size,
+        token_bytes=token_bytes,
+        max_tokens=config.max_tokens,
+        most=config.max_running * needed,
+    )
+    return KVCache(layers, num_pages=pages, page_size=config.kv_page_size, dtype=dtype, device=context.device)
+
+
+def _free_bytes(utilization: float) -> int:
+    """What may still be taken of the GPU, when a step needs as much again as the largest one so far did."""
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return int(free - peak - (1 - utilization) * total)
+
+
+def _require_right(
+    plain: torch.Tensor, executor: Executor, sampler: Sampler, config: EngineConfig, context: RankContext
+) -> None:
+    """Compare packed logits with the model's own."""
+    tokens = trial_tokens(plain.shape[1])
+    sampler.admit(0, tokens, len(tokens), GenerationConfig(), 0)
+    error = largest_error(plain, lambda plan: executor.compute(plan)[0], config.kv_page_size)
+    error = _largest(error, context)
+    if error > 1:
+        raise UnsupportedError(
+            what="continuous batching of this model",
+            why=f"its logits over the paged cache are {error:.1f} times as far from its own as rounding explains",
+            instead="Use batching='static'.",
+        )
+
+
+def _largest(number: float, context: RankContext) -> float:
+    if context.world_size == 1:
+        return number
+    shared = torch.tensor(float(number), dtype=torch.float64, device=context.device)
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return float(shared)
+
+
+def _first_ranks(tokens: torch.Tensor) -> None:
+    torch.distributed.broadcast(tokens, src=0)

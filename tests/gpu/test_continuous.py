@@ -1,0 +1,125 @@
+"""Continuous batching on a GPU: its greedy tokens are those of plain transformers but for ties, however it attends."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydsinfer.config import Attention, EngineConfig, GenerationConfig
+from raydsinfer.engines.base import Completion, EngineSpec, GenerateRequest, RankContext
+from tests.gpu.ties import count_ties
+from tests.models import prompts, write_tiny_model
+from tests.ranks import run_ranks
+
+SHAPES = {
+    "opt": {
+        "hidden_size": 1024,
+        "ffn_dim": 4096,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "word_embed_proj_dim": 1024,
+        "vocab_size": 50272,
+    },
+    "llama": {
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "vocab_size": 32000,
+    },
+}
+LENGTHS = [40, 7, 23, 90, 1, 64, 33, 33, 120, 12, 5, 70]
+NEW_TOKENS = 24
+ATTENTIONS = ["flex", "sdpa", *(["flashinfer"] if find_spec("flashinfer") else [])]
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {family: write_tiny_model(family, root / family, scale=1.5, **shape) for family, shape in SHAPES.items()}
+
+
+def answer(
+    context: RankContext, directory: str, requests: list[list[int]], configs: list[EngineConfig]
+) -> list[tuple[list[Completion], dict[str, float], str]]:
+    """On each rank: the requests' completions by each configuration, with statistics and the note of the load."""
+    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
+
+    results = []
+    for config in configs:
+        engine = DeepSpeedEngine(EngineSpec(model=directory, config=config), context)
+        report = engine.load()
+        generation = GenerationConfig(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+        new = [GenerateRequest(key=key, token_ids=ids, generation=generation) for key, ids in enumerate(requests)]
+        found: dict[int, Completion] = {}
+        while len(found) < len(requests):
+            done = engine.advance(new, num_steps=8)
+            new = []
+            found |= {one.key: one.completions[0] for one in done.answers}
+        results.append(([found[key] for key in range(len(requests))], engine.statistics(), report.note))
+        engine.close()
+    return results
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_greedy_tokens_equal_transformers(
+    directories: dict[str, Path],
+    family: str,
+    dtype: str,
+    attention: Attention,
+    tp: int,
+    request: pytest.FixtureRequest,
+) -> None:
+    if tp == 2:
+        request.getfixturevalue("two_gpus")
+    requests = prompts(LENGTHS)
+    configs = [
+        EngineConfig(
+            batching="continuous",
+            dtype=dtype,
+            max_tokens=256,
+            max_running=8,
+            max_step_tokens=64,
+            kv_cache_bytes=1 << 30,
+            attention=attention,
+            cuda_graphs=fast,
+            torch_compile=fast,
+        )
+        for fast in (True, False)
+    ]
+    results = run_ranks(tp, answer, str(directories[family]), requests, configs, device="cuda", timeout_s=300)
+    for config, (completions, statistics, note) in zip(configs, results, strict=True):
+        tokens = [list(completion.token_ids) for completion in completions]
+        ties = count_ties(directories[family], dtype, tokens, requests)
+        graphs = statistics["graph_steps"]
+        print(
+            f"{family} {dtype} tp {tp} {config.attention} graphs {config.cuda_graphs}: {ties} ties, "
+            f"{graphs:.0f} graph steps"
+        )
+        assert not note
+        assert (graphs > 0) == config.cuda_graphs
+        assert ties <= {"float16": 8, "bfloat16": 30}[dtype]  # of 288 tokens
+
+
+def test_memory_of_the_cache_follows_utilization(directories: dict[str, Path]) -> None:
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    config = EngineConfig(batching="continuous", dtype="float16", max_tokens=2048 // 8, gpu_memory_utilization=0.5)
+    run_ranks(1, used_memory, str(directories["llama"]), config, free, total, device="cuda")
+
+
+def used_memory(context: RankContext, directory: str, config: EngineConfig, free: int, total: int) -> None:
+    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
+
+    engine = DeepSpeedEngine(EngineSpec(model=directory, config=config), context)
+    report = engine.load()
+    used = free - torch.cuda.mem_get_info()[0]
+    assert report.num_kv_tokens > 0
+    assert used <= 0.5 * total, f"{used} of {total} bytes are in use"
