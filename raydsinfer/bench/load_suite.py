@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from raydsinfer.bench.load import LoadCase, LoadResult, measure
-from raydsinfer.bench.random_model import write_random_model
 from raydsinfer.bench.ranks import run_on_ranks
 from raydsinfer.bench.shapes import shape
+from raydsinfer.bench.stored import stored_model
 from raydsinfer.engines.resharding import checked_settings, reshard_directory
-from raydsinfer.errors import OutputError, summary_of
 
 Form = Literal["safetensors", "bin", "ranks", "deepspeed"]
 
@@ -96,15 +95,4 @@ class LoadSuite:
             return target
         stored: Literal["safetensors", "bin"] = "safetensors" if form == "safetensors" else "bin"
         config = shape(self.shape, self.num_layers)
-        if not target.exists():
-            tell(f"writing random weights to {target}")
-            part = target.with_name(f"{target.name}.partial")
-            shutil.rmtree(part, ignore_errors=True)
-            try:
-                write_random_model(part, config, stored, same_layers=self.same_layers)
-                part.rename(target)
-            except OSError as error:
-                shutil.rmtree(part, ignore_errors=True)
-                hint = "Choose another directory; the model takes its size there once for each form."
-                raise OutputError(path=str(target), reason=summary_of(error), hint=hint) from error
-        return target
+        return stored_model(target, config, stored, tell, same_layers=self.same_layers)

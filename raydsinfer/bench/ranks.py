@@ -7,13 +7,18 @@ import os
 import queue
 import tempfile
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from raydsinfer.engines.base import RankContext
-from raydsinfer.errors import RaydsinferError, WorkerGroupError
+from raydsinfer.errors import RankDiedError, RaydsinferError, WorkerGroupError
+
+_POLL_S = 1.0  # how soon a dead rank is noticed
+_GRACE_S = 20.0  # when a rank has failed, for the others to say so too: they may wait for it in a collective
 
 
 def run_on_ranks(
@@ -29,7 +34,7 @@ def run_on_ranks(
         device: ``cpu`` (gloo) or ``cuda`` (NCCL, a GPU for each rank).
 
     Raises:
-        WorkerGroupError: Ranks failed, with tracebacks of what was not raised by us, or did not answer in time.
+        WorkerGroupError: Ranks failed, with tracebacks of what was not raised by us, died, or did not answer.
     """
     spawn = multiprocessing.get_context("spawn")
     answers = spawn.Queue()
@@ -39,12 +44,7 @@ def run_on_ranks(
         for process in processes:
             process.start()
         try:
-            got = dict(answers.get(timeout=timeout_s) for _ in processes)
-        except queue.Empty:
-            silent: dict[int, BaseException] = dict.fromkeys(
-                range(world_size), TimeoutError(f"no answer of all ranks within {timeout_s:g} s")
-            )
-            raise WorkerGroupError(gang="ranks", phase="run", causes=silent) from None
+            got = _gathered(processes, answers, timeout_s)
         finally:
             for process in processes:
                 process.kill()
@@ -53,6 +53,35 @@ def run_on_ranks(
     if causes:
         raise WorkerGroupError(gang="ranks", phase="run", causes=causes)
     return [got[rank][1] for rank in range(world_size)]
+
+
+def _gathered(processes: Sequence[BaseProcess], answers: Any, timeout_s: float) -> dict[int, tuple[bool, Any]]:
+    """An answer of each rank; waits neither for processes that have ended nor long for the others of a failed one."""
+    got: dict[int, tuple[bool, Any]] = {}
+    until = time.monotonic() + timeout_s
+    while len(got) < len(processes):
+        # Looked at before the queue: what a process answered before it ended is in there.
+        ended = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode}
+        try:
+            rank, answer = answers.get(timeout=_POLL_S)
+            got[rank] = answer
+            if not answer[0]:
+                until = min(until, time.monotonic() + _GRACE_S)
+        except queue.Empty:
+            if ended.keys() - got.keys() or time.monotonic() > until:
+                raise WorkerGroupError(gang="ranks", phase="run", causes=_causes(got, ended, processes)) from None
+    return got
+
+
+def _causes(
+    got: Mapping[int, tuple[bool, Any]], ended: Mapping[int, int], processes: Sequence[BaseProcess]
+) -> dict[int, BaseException]:
+    """Why not all ranks answered: who failed or died, or else who was silent."""
+    causes: dict[int, BaseException] = {rank: error for rank, (ok, error) in got.items() if not ok}
+    for rank in ended.keys() - got.keys():
+        causes[rank] = RankDiedError(process=f"process of rank {rank}", reason=f"exit code {ended[rank]}")
+    silent = TimeoutError("no answer in time")
+    return causes or {rank: silent for rank in range(len(processes)) if rank not in got}
 
 
 def _end_with_parent() -> None:

@@ -13,6 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from raydsinfer.cli.bench_device import chosen_device
+from raydsinfer.cli.bench_scheduler import scheduler
+from raydsinfer.cli.bench_throughput import throughput
 from raydsinfer.cli.failures import reported_failures
 from raydsinfer.errors import InvalidSettingError
 
@@ -22,11 +25,8 @@ if TYPE_CHECKING:
 bench_app = typer.Typer(
     name="bench", help="Measure on this machine, with random weights.", no_args_is_help=True, rich_markup_mode="rich"
 )
-
-
-@bench_app.callback()
-def _root() -> None:
-    """Keep `load` a command of its own, also while it is the only one."""
+bench_app.command()(throughput)
+bench_app.command()(scheduler)
 
 
 @bench_app.command()
@@ -64,21 +64,17 @@ def load(
     """
     console = Console(stderr=True)
     with reported_failures(console, debug=debug):
-        import torch
-
         from raydsinfer.bench.load_suite import Form, LoadSuite
 
         wanted = tuple(form.strip() for form in forms.split(","))
         for form in wanted:
             if form not in get_args(Form):
                 raise InvalidSettingError(name="forms", value=form, expected=f"one of {', '.join(get_args(Form))}")
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        _require_device(chosen, tp, torch.cuda.device_count())
         suite = LoadSuite(
             shape="",
             num_layers=num_layers,
             tp_size=tp,
-            device=chosen,
+            device=chosen_device(device, tp),
             kernel_inject=kernel_inject,
             same_layers=same_layers,
             forms=cast("tuple[Form, ...]", wanted),
@@ -107,16 +103,6 @@ def _measure(suites: Sequence[LoadSuite], console: Console, json_path: Path | No
                 if json_path is not None:  # after each case: a later one may fail
                     json_path.write_text(json.dumps(rows, indent=1))
     return rows
-
-
-def _require_device(device: str, num_ranks: int, num_gpus: int) -> None:
-    if device not in ("cpu", "cuda"):
-        raise InvalidSettingError(name="--device", value=device, expected="cuda or cpu")
-    if device == "cuda" and num_ranks > num_gpus:
-        hint = "Use --device cpu to see that it works."
-        raise InvalidSettingError(
-            name="--tp", value=num_ranks, expected=f"at most the GPUs here, {num_gpus}", hint=hint
-        )
 
 
 def load_table(title: str, rows: list[dict[str, Any]]) -> Table:
