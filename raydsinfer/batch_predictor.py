@@ -97,8 +97,9 @@ class BatchPredictor:
             data: Any Ray data set.
             feature_columns: Columns, after preprocessing, that the predictor gets; None means all.
             keep_columns: Columns, after preprocessing, that the output has besides the predictions.
-            batch_size: Rows that a predictor gets at once. Default: 4096; with `DeepSpeedPredictor`
-                twice `EngineConfig.max_batch_size`.
+            batch_size: Rows that a predictor gets at once. Default: 4096; with `DeepSpeedPredictor` a quarter
+                of `EngineConfig.max_running`, or twice `max_batch_size` if that is more; only the first with
+                ``batching="continuous"``, only the second where the gang is known to batch statically.
             min_scoring_workers: Fewest predictors; with `DeepSpeedPredictor`, gangs.
             max_scoring_workers: Most predictors. Default: as many as find room; with
                 `DeepSpeedPredictor`, as many gangs as the present nodes hold.

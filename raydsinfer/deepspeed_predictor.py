@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,24 @@ import pyarrow as pa
 from raydsinfer.checkpoint import DeepSpeedCheckpoint
 from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
+from raydsinfer.engines.base import GenerateAnswer
 from raydsinfer.engines.tokenizer import Tokenizer, load_tokenizer
 from raydsinfer.errors import InvalidSettingError
 from raydsinfer.groups.worker_group import WorkerGroup
 from raydsinfer.predictor import Predictor
-from raydsinfer.rows.answers import Answer, answer_bad_row, answer_request
+from raydsinfer.rows.answers import Answer, answer_bad_row, answer_refused, answer_request
 from raydsinfer.rows.columns import InputColumns, kept_names, output_frame, output_table
-from raydsinfer.rows.engine_batches import EngineBatch, plan_batches
-from raydsinfer.rows.request import BadRow, Request, Row, check_generation, read_row
+from raydsinfer.rows.limits import check_generation
+from raydsinfer.rows.request import BadRow, Request, Row, read_row
+from raydsinfer.serving.service import ContinuousService, Service, StaticService
+from raydsinfer.serving.shared_tokenizer import SharedTokenizer
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.data.preprocessor import Preprocessor
     from ray.train import Checkpoint, ScalingConfig
+
+logger = logging.getLogger(__name__)
 
 
 class DeepSpeedPredictor(Predictor):
@@ -37,9 +42,14 @@ class DeepSpeedPredictor(Predictor):
     wins where both are given. A column `generation_column`, if there is one, holds the row's own
     generation settings: a mapping whose None values mean "not set", or the JSON text of one.
 
+    Several threads may call `predict` at once. Where the engine batches continuously
+    (``group.load_report.batching``), their rows share it, and each call returns when its own rows are done;
+    where it batches statically, the calls take turns.
+
     Attributes:
         group: The gang.
         input_columns: Names of the columns that are read.
+        service: How the gang answers.
     """
 
     def __init__(
@@ -55,7 +65,11 @@ class DeepSpeedPredictor(Predictor):
     ) -> None:
         super().__init__(preprocessor)
         self.group, self.input_columns = group, input_columns or InputColumns()
-        self._tokenizer, self._config, self._model = tokenizer, config, model
+        self._tokenizer, self._model = SharedTokenizer(tokenizer), model
+        # "auto" is over: from here on the settings say how the engine really batches.
+        self._config = config.replaced({"batching": group.load_report.batching})
+        is_continuous = self._config.batching == "continuous"
+        self.service: Service = (ContinuousService if is_continuous else StaticService)(group, self._config)
         self._defaults = generation or GenerationConfig()
 
     @classmethod
@@ -102,6 +116,8 @@ class DeepSpeedPredictor(Predictor):
         group = WorkerGroup.create(
             spec, scaling_config or ScalingConfig(), gang_config=gang_config, keeper=keeper, on_progress=on_progress
         )
+        if note := group.load_report.note:
+            logger.warning("%s: batching is %s: %s", group.name, group.load_report.batching, note)
         return cls(
             group,
             tokenizer,
@@ -142,18 +158,22 @@ class DeepSpeedPredictor(Predictor):
             ``finish_reason`` (``stop``, ``length`` or ``error``), ``num_prompt_tokens``,
             ``num_output_tokens``, ``error`` (empty if the row is fine), and those kept. With
             `num_return_sequences` above 1, ``output``, ``finish_reason`` and ``num_output_tokens``
-            hold lists.
+            hold lists. With `return_logprobs` there is ``logprobs`` too.
 
         Raises:
-            ConfigurationError: A setting is wrong.
+            ConfigurationError: A setting is wrong, or one that this gang has not.
             MissingColumnError: A column that the call names is not in the data.
             WorkerGroupError: The gang failed; rows are not to blame.
         """
         return super().predict(data, **kwargs)
 
     def shutdown(self) -> None:
-        """End the gang's processes and give its GPUs back; idempotent."""
+        """End the gang's processes and give its GPUs back; idempotent.
+
+        Calls of `predict` in other threads end with `WorkerGroupError`.
+        """
         self.group.shutdown()
+        self.service.join()
 
     def __enter__(self) -> DeepSpeedPredictor:
         return self
@@ -180,7 +200,7 @@ class DeepSpeedPredictor(Predictor):
         call = self.read_settings(self._config, generation, self._defaults)
         answers = self._answer(read.rows({name: list(data[name]) for name in read.names}, len(data)), call)
         output = output_frame(answers, call, index=data.index)
-        kept: dict[str, Any] = {name: data[name] for name in kept_names(keep_columns)}
+        kept: dict[str, Any] = {name: data[name] for name in kept_names(keep_columns, call)}
         with_kept: pd.DataFrame = output.assign(**kept)
         return with_kept
 
@@ -195,7 +215,7 @@ class DeepSpeedPredictor(Predictor):
         call = self.read_settings(self._config, generation, self._defaults)
         answers = self._answer(read.rows({name: data[name].to_pylist() for name in read.names}, len(data)), call)
         output = output_table(answers, call)
-        for name in kept_names(keep_columns):
+        for name in kept_names(keep_columns, call):
             output = output.append_column(data.schema.field(name), data[name])
         return output
 
@@ -205,15 +225,14 @@ class DeepSpeedPredictor(Predictor):
             read_row(index, row, tokenizer=self._tokenizer, call=call, config=self._config)
             for index, row in enumerate(rows)
         ]
-        requests = [row for row in read if isinstance(row, Request)]
         answers = {row.index: answer_bad_row(row) for row in read if isinstance(row, BadRow)}
-        for batch in plan_batches(requests, self._config, fresh_seed=lambda: secrets.randbits(63)):
-            answers |= self._generate(batch)
-        return [answers[index] for index in range(len(rows))]
 
-    def _generate(self, batch: EngineBatch) -> dict[int, Answer]:
-        completions = self.group.run("generate", batch.call)
-        return {
-            request.index: answer_request(request, mine, self._tokenizer)
-            for request, mine in zip(batch.requests, completions, strict=True)
-        }
+        def take(request: Request, answer: GenerateAnswer) -> None:
+            answers[request.index] = (
+                answer_refused(request, answer.error)
+                if answer.error
+                else answer_request(request, answer.completions, self._tokenizer)
+            )
+
+        self.service.answer([row for row in read if isinstance(row, Request)], take)
+        return [answers[index] for index in range(len(rows))]

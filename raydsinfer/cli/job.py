@@ -11,7 +11,7 @@ from raydsinfer.cli.inputs import Input
 from raydsinfer.cli.outputs import output_format
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
 from raydsinfer.errors import InvalidSettingError
-from raydsinfer.rows.answers import OUTPUT_COLUMNS
+from raydsinfer.rows.answers import columns_of_call
 from raydsinfer.rows.columns import InputColumns, kept_names
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ class Job:
             return []
         self.columns.choose(available, None, self.keep_columns)
         if self.keep_columns is not None:
-            return kept_names(self.keep_columns)
-        return [name for name in available if name not in OUTPUT_COLUMNS]
+            return kept_names(self.keep_columns, self.generation)
+        return [name for name in available if name not in columns_of_call(self.generation)]
 
 
 def make_job(

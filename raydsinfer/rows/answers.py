@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raydsinfer.config import GenerationConfig
 from raydsinfer.engines.base import Completion
 from raydsinfer.engines.tokenizer import Tokenizer
+from raydsinfer.errors import RowError
 from raydsinfer.rows.request import BadRow, Request
 
 OUTPUT_COLUMNS = ("output", "finish_reason", "num_prompt_tokens", "num_output_tokens", "error")
-LIST_COLUMNS = ("output", "finish_reason", "num_output_tokens")
-"""Columns that hold a list a row when the call has `num_return_sequences` above 1."""
+LOGPROBS_COLUMN = "logprobs"
+"""Comes after the others, in calls with `return_logprobs`."""
+
+LIST_COLUMNS = ("output", "finish_reason", "num_output_tokens", LOGPROBS_COLUMN)
+"""Columns that hold a list a row, of an entry a sequence, when the call has `num_return_sequences` above 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,7 @@ class Answer:
         finish_reasons: ``stop``, ``length`` or ``error``.
         nums_output_tokens: Generated tokens, end-of-sequence tokens included.
         num_prompt_tokens: Tokens of the prompt.
+        logprobs: Of each generated token the logarithm of its probability; empty where nobody asked for it.
         error: What is wrong with the row; empty if it is fine.
     """
 
@@ -31,7 +37,13 @@ class Answer:
     finish_reasons: tuple[str, ...]
     nums_output_tokens: tuple[int, ...]
     num_prompt_tokens: int
+    logprobs: tuple[tuple[float, ...], ...] = ((),)
     error: str = ""
+
+
+def columns_of_call(generation: GenerationConfig) -> tuple[str, ...]:
+    """Names of the output columns: they depend on the call, never on the rows."""
+    return (*OUTPUT_COLUMNS, LOGPROBS_COLUMN) if generation.return_logprobs else OUTPUT_COLUMNS
 
 
 def answer_bad_row(bad: BadRow) -> Answer:
@@ -52,15 +64,22 @@ def answer_request(request: Request, completions: Sequence[Completion], tokenize
         finish_reasons=tuple(completion.finish_reason for completion in completions),
         nums_output_tokens=tuple(len(completion.token_ids) for completion in completions),
         num_prompt_tokens=len(request.token_ids),
+        logprobs=tuple(completion.logprobs for completion in completions),
     )
 
 
-def columns_of(answers: Sequence[Answer], *, as_lists: bool) -> dict[str, list[Any]]:
-    """Output columns, in the order of `OUTPUT_COLUMNS`.
+def answer_refused(request: Request, reason: str) -> Answer:
+    """The output of a row that the engine could not answer."""
+    error = RowError(kind="engine", reason=reason)
+    return answer_bad_row(BadRow(index=request.index, error=error, num_prompt_tokens=len(request.token_ids)))
+
+
+def columns_of(answers: Sequence[Answer], generation: GenerationConfig) -> dict[str, list[Any]]:
+    """Output columns, in the order of `columns_of_call`.
 
     Args:
         answers: In the order of the rows.
-        as_lists: Whether the call returns several sequences a row.
+        generation: Settings of the call.
     """
     columns: dict[str, list[Any]] = {
         "output": [list(answer.outputs) for answer in answers],
@@ -68,10 +87,11 @@ def columns_of(answers: Sequence[Answer], *, as_lists: bool) -> dict[str, list[A
         "num_prompt_tokens": [answer.num_prompt_tokens for answer in answers],
         "num_output_tokens": [list(answer.nums_output_tokens) for answer in answers],
         "error": [answer.error for answer in answers],
+        LOGPROBS_COLUMN: [[list(logprobs) for logprobs in answer.logprobs] for answer in answers],
     }
-    if not as_lists:
+    if generation.num_return_sequences == 1:
         columns |= {name: [cell[0] for cell in columns[name]] for name in LIST_COLUMNS}
-    return columns
+    return {name: columns[name] for name in columns_of_call(generation)}
 
 
 def cut_at_stop(text: str, stop_strings: Sequence[str], *, keep: bool) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from raydsinfer.config import GenerationConfig
 from raydsinfer.errors import InvalidSettingError, MissingColumnError
-from raydsinfer.rows.answers import LIST_COLUMNS, OUTPUT_COLUMNS, Answer, columns_of
+from raydsinfer.rows.answers import LIST_COLUMNS, LOGPROBS_COLUMN, OUTPUT_COLUMNS, Answer, columns_of, columns_of_call
 from raydsinfer.rows.batches import ARRAY_COLUMN
 from raydsinfer.rows.request import Row
 
@@ -109,18 +109,23 @@ def check_columns(
             raise MissingColumnError(missing=missing, available=list(available), wanted_by=wanted_by)
 
 
-def kept_names(keep_columns: Sequence[str] | None) -> list[str]:
+def kept_names(keep_columns: Sequence[str] | None, generation: GenerationConfig | None = None) -> list[str]:
     """Columns to keep, each once.
+
+    Args:
+        keep_columns: As the call names them.
+        generation: Settings of the call, which decide on the output columns; None: the columns that every call has.
 
     Raises:
         InvalidSettingError: One has the name of an output column.
     """
+    own = OUTPUT_COLUMNS if generation is None else columns_of_call(generation)
     names = list(dict.fromkeys(keep_columns or ()))
-    if taken := [name for name in names if name in OUTPUT_COLUMNS]:
+    if taken := [name for name in names if name in own]:
         raise InvalidSettingError(
             name="keep_columns",
             value=names,
-            expected=f"names that the output does not have itself ({', '.join(OUTPUT_COLUMNS)})",
+            expected=f"names that the output does not have itself ({', '.join(own)})",
             hint=f"Rename {taken[0]!r} first, for example with Dataset.rename_columns.",
         )
     return names
@@ -128,16 +133,15 @@ def kept_names(keep_columns: Sequence[str] | None) -> list[str]:
 
 def output_schema(generation: GenerationConfig) -> pa.Schema:
     """Names and types of the output columns: they depend on the call, never on the rows."""
-    kinds = {name: pa.int64() if name.startswith("num_") else pa.string() for name in OUTPUT_COLUMNS}
+    kinds = {name: _kind(name) for name in columns_of_call(generation)}
     if generation.num_return_sequences > 1:
-        kinds |= {name: pa.list_(kinds[name]) for name in LIST_COLUMNS}
+        kinds |= {name: pa.list_(kinds[name]) for name in LIST_COLUMNS if name in kinds}
     return pa.schema(kinds)
 
 
 def output_table(answers: Sequence[Answer], generation: GenerationConfig) -> pa.Table:
     """The output columns of a batch as an Arrow table."""
-    columns = columns_of(answers, as_lists=generation.num_return_sequences > 1)
-    return pa.table(columns, schema=output_schema(generation))
+    return pa.table(columns_of(answers, generation), schema=output_schema(generation))
 
 
 def output_frame(answers: Sequence[Answer], generation: GenerationConfig, index: Any) -> pd.DataFrame:
@@ -148,12 +152,19 @@ def output_frame(answers: Sequence[Answer], generation: GenerationConfig, index:
         generation: Settings of the call.
         index: Index of the frame.
     """
-    columns = columns_of(answers, as_lists=generation.num_return_sequences > 1)
-    kinds: dict[str, Any] = {name: "int64" if name.startswith("num_") else _TEXT_DTYPE for name in OUTPUT_COLUMNS}
+    columns = columns_of(answers, generation)
+    kinds: dict[str, Any] = {name: "int64" if name.startswith("num_") else _TEXT_DTYPE for name in columns}
+    kinds |= {LOGPROBS_COLUMN: object}
     if generation.num_return_sequences > 1:
         kinds |= dict.fromkeys(LIST_COLUMNS, object)
     # Said for each column, because of no rows pandas would make numbers.
     frame: pd.DataFrame = pd.DataFrame(
-        {name: pd.Series(columns[name], index=index, dtype=kinds[name]) for name in OUTPUT_COLUMNS}
+        {name: pd.Series(cells, index=index, dtype=kinds[name]) for name, cells in columns.items()}
     )
     return frame
+
+
+def _kind(name: str) -> pa.DataType:
+    if name == LOGPROBS_COLUMN:
+        return pa.list_(pa.float32())
+    return pa.int64() if name.startswith("num_") else pa.string()

@@ -1,4 +1,4 @@
-"""Which requests go to the engine together, and with which seed: pure."""
+"""What the engine gets: requests that go together, or one by one, each with its seed; pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from raydsinfer.config import EngineConfig, GenerationConfig
-from raydsinfer.engines.base import GenerateBatch
-from raydsinfer.rows.request import Request, num_sequences
+from raydsinfer.engines.base import GenerateBatch, GenerateRequest
+from raydsinfer.rows.limits import num_sequences
+from raydsinfer.rows.request import Request
 
 _MAX_SEED = 2**63 - 1
 
@@ -56,10 +57,35 @@ def _batch(
     requests: Sequence[Request], generation: GenerationConfig, config: EngineConfig, fresh_seed: Callable[[], int]
 ) -> EngineBatch:
     prompts = tuple(request.token_ids for request in requests)
-    given = generation.seed if generation.seed is not None else config.seed
-    seed = batch_seed(given if given is not None else fresh_seed(), prompts)
-    call = GenerateBatch(prompts=prompts, generation=generation, seed=seed)
+    call = GenerateBatch(
+        prompts=prompts, generation=generation, seed=_seed(generation, config, prompts, fresh_seed=fresh_seed)
+    )
     return EngineBatch(requests=tuple(requests), call=call)
+
+
+def row_request(request: Request, config: EngineConfig, fresh_seed: Callable[[], int]) -> GenerateRequest:
+    """What an engine that batches continuously gets for a row, under the row's index.
+
+    Its seed is that of a batch of this prompt alone, so that it does not depend on other rows.
+
+    Args:
+        request: The row.
+        config: The engine's settings.
+        fresh_seed: Draws the seed of a row that no setting seeds.
+    """
+    seed = _seed(request.generation, config, [request.token_ids], fresh_seed=fresh_seed)
+    return GenerateRequest(key=request.index, token_ids=request.token_ids, generation=request.generation, seed=seed)
+
+
+def _seed(
+    generation: GenerationConfig,
+    config: EngineConfig,
+    prompts: Sequence[Sequence[int]],
+    *,
+    fresh_seed: Callable[[], int],
+) -> int:
+    given = generation.seed if generation.seed is not None else config.seed
+    return batch_seed(given if given is not None else fresh_seed(), prompts)
 
 
 def batch_seed(seed: int, prompts: Iterable[Sequence[int]]) -> int:

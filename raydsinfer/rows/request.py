@@ -12,7 +12,8 @@ import pandas as pd
 
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.tokenizer import Tokenizer
-from raydsinfer.errors import ConfigurationError, InvalidSettingError, RowError, UnsupportedError
+from raydsinfer.errors import ConfigurationError, RowError
+from raydsinfer.rows.limits import check_generation, check_length
 
 _SHOWN_CHARS = 60  # of a bad value in a message: enough to find it again in the data
 
@@ -87,59 +88,6 @@ def read_row(
     return Request(index=index, token_ids=token_ids, prompt=prompt, generation=generation)
 
 
-def check_generation(generation: GenerationConfig, config: EngineConfig) -> None:
-    """Check settings against what the engine can do, before anything is started.
-
-    Raises:
-        InvalidSettingError: No row could be answered within the engine's limits.
-        UnsupportedError: The engine has no such way to generate.
-    """
-    if generation.max_new_tokens >= config.max_tokens:
-        raise InvalidSettingError(
-            name="max_new_tokens",
-            value=generation.max_new_tokens,
-            expected=f"less than EngineConfig.max_tokens={config.max_tokens}, which counts the prompt too",
-            hint="Lower the one or raise the other.",
-        )
-    if num_sequences(generation) > config.max_batch_size:
-        name = "num_beams" if generation.num_beams >= generation.num_return_sequences else "num_return_sequences"
-        raise InvalidSettingError(
-            name=name,
-            value=getattr(generation, name),
-            expected=f"at most EngineConfig.max_batch_size={config.max_batch_size}",
-            hint="Each beam and each returned sequence takes a row of the engine's batch.",
-        )
-    if config.engine != "echo" and config.kernel_inject and generation.num_beams > 1:
-        raise UnsupportedError(
-            what="num_beams > 1 with kernel_inject=True",
-            why="DeepSpeed's kernels keep one sequence a row",
-            instead="Use num_beams=1, or kernel_inject=False.",
-        )
-
-
-def check_length(num_prompt_tokens: int, generation: GenerationConfig, config: EngineConfig) -> None:
-    """Check that a row fits the engine.
-
-    Raises:
-        RowError: Prompt and new tokens together are more than `EngineConfig.max_tokens`.
-    """
-    total = num_prompt_tokens + generation.max_new_tokens
-    if total > config.max_tokens:
-        raise RowError(
-            kind="length",
-            reason=(
-                f"{num_prompt_tokens} prompt tokens and max_new_tokens={generation.max_new_tokens} make {total}, "
-                f"but EngineConfig.max_tokens is {config.max_tokens}: "
-                "shorten the prompt, lower the one or raise the other"
-            ),
-        )
-
-
-def num_sequences(generation: GenerationConfig) -> int:
-    """Rows of the engine's batch that one prompt takes."""
-    return max(generation.num_beams, generation.num_return_sequences)
-
-
 def read_generation(value: object, *, call: GenerationConfig, config: EngineConfig) -> GenerationConfig:
     """The settings of a row.
 
@@ -162,6 +110,8 @@ def read_generation(value: object, *, call: GenerationConfig, config: EngineConf
     if generation.num_return_sequences > 1 and call.num_return_sequences == 1:
         reason = "num_return_sequences above 1 makes lists of the output columns: pass it to predict() for all rows"
         raise RowError(kind="generation", reason=reason)
+    if generation.return_logprobs and not call.return_logprobs:
+        raise RowError(kind="generation", reason="return_logprobs makes a column: pass it to predict() for all rows")
     return generation
 
 

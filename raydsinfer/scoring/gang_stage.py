@@ -19,18 +19,12 @@ from raydsinfer.groups.keeper import start_keeper
 from raydsinfer.groups.placement import gang_request, read_nodes
 from raydsinfer.rows.columns import InputColumns, kept_names, output_schema
 from raydsinfer.scoring.executions import watch_executions
+from raydsinfer.scoring.flow import Flow, plan_flow
 from raydsinfer.scoring.pool import ScoringPool, pool_size
 from raydsinfer.scoring.scorer import GangScorer, ScoringPlan
 
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
-
-# One batch is generated while the next is already on the actor's node. More would only bind rows to
-# a gang while another one is idle.
-_BATCHES_IN_FLIGHT = 2
-
-# Two engine calls a batch: results come early, and rows with equal settings or lengths can meet.
-_ENGINE_CALLS_PER_BATCH = 2
 
 
 def predict_on_gangs(
@@ -42,7 +36,7 @@ def predict_on_gangs(
         data: The rows.
         plan: What each actor does.
         pool: The actors. Their `num_gpus` are a gang's.
-        batch_size: Rows of a batch; None means two engine calls' worth.
+        batch_size: Rows of a batch; None means as `plan_flow` decides.
         separate_gpu_stage: Preprocess in tasks of their own, not while the gang waits.
 
     Raises:
@@ -52,7 +46,7 @@ def predict_on_gangs(
     checkpoint = DeepSpeedCheckpoint.from_checkpoint(plan.checkpoint)
     config = checkpoint.spec.config
     generation = _check_generation(plan, checkpoint)
-    kept = kept_names(plan.keep_columns)
+    kept = kept_names(plan.keep_columns, generation)
     if plan.preprocessor is None and (names := known_columns(data)) is not None:
         _input_columns(plan.predictor_kwargs).choose(names, plan.feature_columns, kept)
     if pool.remote_args.get("num_gpus"):
@@ -67,27 +61,43 @@ def predict_on_gangs(
     smallest, largest = pool_size(request, read_nodes(), pool.min_size, pool.max_size)
 
     nothing = _empty(data, generation, kept)
-    if isinstance(data, MaterializedDataset) and data.count() == 0:
+    num_rows = data.count() if isinstance(data, MaterializedDataset) else None
+    if num_rows == 0:
         return nothing
     kwargs = {**plan.predictor_kwargs, "scaling_config": scaling_config}
     keeper = kwargs.pop("keeper", None) or start_keeper()
     plan = replace(plan, checkpoint=checkpoint, predictor_kwargs=kwargs, keep_columns=kept, keeper=keeper)
     if plan.preprocessor is not None and separate_gpu_stage:
         data, plan = plan.preprocessor.transform(data), replace(plan, preprocessor=None)
-    batch_size = batch_size or _ENGINE_CALLS_PER_BATCH * config.max_batch_size
-    result = _split(data, batch_size).map_batches(
+    flow = plan_flow(config, batch_size, num_rows=num_rows, min_gangs=smallest, max_gangs=largest)
+    concurrency, options = _concurrency(flow, replace(pool, num_gpus=None).actor_options(default_num_cpus=0))
+    result = _split(data, flow.batch_size).map_batches(
         GangScorer,
         fn_constructor_kwargs={"plan": plan},
-        batch_size=batch_size,
+        batch_size=flow.batch_size,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            min_size=smallest, max_size=largest, max_tasks_in_flight_per_actor=_BATCHES_IN_FLIGHT
+            min_size=smallest,
+            max_size=largest,
+            max_tasks_in_flight_per_actor=flow.num_in_flight,
+            enable_true_multi_threading=True,
+            **concurrency,
         ),
-        **replace(pool, num_gpus=None).actor_options(default_num_cpus=0),
+        **options,
     )
     result = result.union(nothing)
     watch_executions(result.context, keeper)
     return result
+
+
+def _concurrency(flow: Flow, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the pool and of the actors that let an actor work on several batches at once."""
+    if "max_concurrency" in options:  # the caller's word
+        return {}, options
+    if "max_concurrent_calls_per_actor" in inspect.signature(ActorPoolStrategy).parameters:
+        return {"max_concurrent_calls_per_actor": flow.num_at_once}, options
+    # Ray before 2.60 takes it among the actor's arguments.
+    return {}, {"max_concurrency": flow.num_at_once, **options}
 
 
 def known_columns(data: Dataset) -> list[str] | None:

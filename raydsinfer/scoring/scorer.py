@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import ray
 from raydsinfer.errors import ClusterCapacityError, RaydsinferError, WorkerGroupError
 from raydsinfer.rows.batches import ARRAY_COLUMN, convert
 from raydsinfer.rows.columns import check_columns
-from raydsinfer.unwrap import raised_in_one_piece
+from raydsinfer.unwrap import ScoringError, raised_in_one_piece
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -51,6 +53,7 @@ class Scorer:
 
     def __init__(self, plan: ScoringPlan) -> None:
         self._plan = plan
+        self._preprocessing = threading.Lock()
         self._predictor = self._start()
         if plan.cast_tensor_columns:
             self._predictor._set_cast_tensor_columns()
@@ -59,12 +62,16 @@ class Scorer:
 
     def __call__(self, batch: Any) -> Any:
         with raised_in_one_piece():
-            if self._plan.preprocessor is not None:
-                batch = self._plan.preprocessor.transform_batch(batch)
-            return self._predict(batch)
+            return self._score(batch)
 
     def _start(self) -> Any:
         return self._plan.predictor_cls.from_checkpoint(self._plan.checkpoint, **self._plan.predictor_kwargs)
+
+    def _score(self, batch: Any) -> Any:
+        if self._plan.preprocessor is not None:
+            with self._preprocessing:  # nobody promises that it stands several threads at once
+                batch = self._plan.preprocessor.transform_batch(batch)
+        return self._predict(batch)
 
     def _predict(self, batch: Any) -> Any:
         plan = self._plan
@@ -80,7 +87,7 @@ class Scorer:
 
 
 class GangScorer(Scorer):
-    """Runs a predictor that holds a gang; batches are Arrow tables.
+    """Runs a predictor that holds a gang; batches are Arrow tables. Several threads call it at once.
 
     There is no shutdown here: in an actor that Ray is ending, calls to the ranks are no longer answered.
     The ranks end with this process, their owner, and the keeper gives the placement group back.
@@ -93,6 +100,12 @@ class GangScorer(Scorer):
             super().__init__(plan)
         except RaydsinferError as error:
             self._error = error
+
+    def __call__(self, batch: Any) -> Any:
+        try:
+            return self._score(batch)
+        except RaydsinferError as error:
+            return _raising(ScoringError(error))
 
     def _start(self) -> Any:
         plan = self._plan
@@ -107,14 +120,25 @@ class GangScorer(Scorer):
 
     def _predict(self, batch: Any) -> Any:
         if self._error is not None:
-            raise self._error
+            raise copy.copy(self._error)
         columns = {"feature_columns": self._plan.feature_columns, "keep_columns": self._plan.keep_columns}
         try:
             return self._predictor.predict(convert(batch, "arrow"), **columns, **self._plan.predict_kwargs)
         except WorkerGroupError as error:
             # The next batch is on its way already, and may be the first that the driver hears of.
-            self._error = error if self._predictor.group.broken else None
+            if self._predictor.group.broken:
+                self._error = self._error or error
             raise
+
+
+def _raising(error: ScoringError) -> Iterator[Any]:
+    """A generator that raises: Ray Data passes on unchanged what comes out of one.
+
+    What a function raises it wraps, by a setting of the process's current `DataContext`; where several batches
+    are in a process, the current one may be any of theirs.
+    """
+    raise error
+    yield
 
 
 def _features(batch: Any, names: Sequence[str] | None) -> Any:

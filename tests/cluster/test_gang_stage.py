@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from raydsinfer.errors import (
     UnknownSettingError,
     WorkerGroupError,
 )
+from raydsinfer.serving.service import ContinuousService
 from raydsinfer.unwrap import unwrap
 from tests.clusters import assert_nothing_left, left_of_gangs
 
@@ -157,7 +159,7 @@ def test_more_gangs_than_fit_are_no_failure() -> None:
 
 
 def test_a_failure_arrives_with_its_type_and_frees_all_gangs(caplog: pytest.LogCaptureFixture) -> None:
-    faulty = gangs(echo_fault={"rank": 1, "prompt_contains": "row 7", "action": "raise"})
+    faulty = gangs(echo_fault={"rank": 1, "prompt_contains": "row 7", "action": "raise"}, batching="continuous")
     out = faulty.predict(prompts(40), batch_size=4, min_scoring_workers=2)
     error = failure_of(out, caplog)
     assert isinstance(error, WorkerGroupError)
@@ -189,7 +191,8 @@ class KilledOnce(DeepSpeedPredictor):
 
 
 def test_a_predictor_that_is_killed_loses_no_row(tmp_path: Path) -> None:
-    out = gangs(KilledOnce).predict(
+    # With several batches in it.
+    out = gangs(KilledOnce, batching="continuous").predict(
         prompts(40),
         keep_columns=["id"],
         batch_size=4,
@@ -198,6 +201,32 @@ def test_a_predictor_that_is_killed_loses_no_row(tmp_path: Path) -> None:
     )
     assert [row["output"] for row in by_id(out)] == [f"row {i}" for i in range(40)]
     assert (tmp_path / "killed").exists()
+
+
+class CountsSteps(DeepSpeedPredictor):
+    """Says how many steps its engine had made when a batch left."""
+
+    def _predict_arrow(self, data: pa.Table, *args: Any, **kwargs: Any) -> pa.Table:
+        out = super()._predict_arrow(data, *args, **kwargs)
+        assert isinstance(self.service, ContinuousService)
+        return out.append_column("num_steps", [[self.service.feeder.counts.num_steps] * len(data)])
+
+
+def test_batches_overlap_where_the_engine_batches_continuously() -> None:
+    # The first row of each batch is long: one batch after the other would take 12 x 95 steps.
+    texts = [f"row {i:02}" + "." * (90 if i % 4 == 0 else 0) for i in range(48)]
+    data = ray.data.from_items([{"id": i, "prompt": text} for i, text in enumerate(texts)], override_num_blocks=1)
+    out = gangs(CountsSteps, batching="continuous", max_tokens=200, max_running=16, echo_delay_s=0.005).predict(
+        data, keep_columns=["id"], batch_size=4, max_scoring_workers=1, max_new_tokens=100, return_logprobs=True
+    )
+    blocks = [table for table in map(ray.get, out.to_arrow_refs()) if table.num_rows]
+    assert all(table.column_names == [*OUTPUT, "logprobs", "id", "num_steps"] for table in blocks)
+    rows = [row for table in blocks for row in table.to_pylist()]
+    assert sorted(row["id"] for row in rows) == list(range(48))
+    assert all(row["output"] == texts[row["id"]] for row in rows)
+    assert all(row["logprobs"] == [0.0] * row["num_output_tokens"] for row in rows)
+    assert all(after["id"] == before["id"] + 1 for before, after in pairwise(rows) if after["id"] % 4)
+    assert max(row["num_steps"] for row in rows) < 12 * 95 / 2
 
 
 def test_a_gang_that_does_not_start_says_why(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,13 +14,14 @@ import raydsinfer
 PACKAGE = Path(raydsinfer.__file__).parent
 
 # From the bottom up. A module may import from its own layer and from those before it. "*" stands for
-# the predictor and its parts (rows, scoring): everything that is not named elsewhere.
+# the predictor and its parts (rows, serving, scoring): everything that is not named elsewhere.
 LAYERS = (
     ("errors", "config"),
     ("checkpoints",),
     ("engines",),
     ("groups",),
     ("rows",),
+    ("serving",),
     ("*",),
     ("scoring",),
     ("batch_predictor",),

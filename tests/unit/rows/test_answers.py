@@ -12,9 +12,11 @@ from raydsinfer.engines.tokenizer import ByteTokenizer
 from raydsinfer.errors import RowError
 from raydsinfer.rows.answers import (
     LIST_COLUMNS,
+    LOGPROBS_COLUMN,
     OUTPUT_COLUMNS,
     Answer,
     answer_bad_row,
+    answer_refused,
     answer_request,
     columns_of,
     cut_at_stop,
@@ -68,7 +70,7 @@ def test_tokens_are_counted_as_generated() -> None:
 
 def test_columns_have_one_shape_for_all_rows() -> None:
     bad = answer_bad_row(BadRow(index=1, error=RowError(kind="length", reason="too long"), num_prompt_tokens=99))
-    flat = columns_of([answer("a"), bad], as_lists=False)
+    flat = columns_of([answer("a"), bad], GenerationConfig())
     assert tuple(flat) == OUTPUT_COLUMNS
     assert flat == {
         "output": ["a", ""],
@@ -77,7 +79,9 @@ def test_columns_have_one_shape_for_all_rows() -> None:
         "num_output_tokens": [1, 0],
         "error": ["", "length: too long"],
     }
-    lists = columns_of([answer("a"), bad], as_lists=True)
+    several = GenerationConfig(num_return_sequences=2, do_sample=True, return_logprobs=True)
+    lists = columns_of([answer("a"), bad], several)
+    assert tuple(lists) == (*OUTPUT_COLUMNS, LOGPROBS_COLUMN)
     assert all(isinstance(cell, list) for name in LIST_COLUMNS for cell in lists[name])
     assert lists["finish_reason"] == [["stop"], ["error"]]
     assert lists["num_prompt_tokens"] == [2, 99]
@@ -86,3 +90,17 @@ def test_columns_have_one_shape_for_all_rows() -> None:
 def test_half_a_surrogate_pair_in_an_error_can_be_written() -> None:
     bad = answer_bad_row(BadRow(index=0, error=RowError(kind="prompt", reason="\ud800")))
     assert bad.error.encode() == b"prompt: \\ud800"
+
+
+def test_log_probabilities_are_a_list_a_row_where_the_call_asks_for_them() -> None:
+    request = Request(index=0, token_ids=(1,), prompt="", generation=GenerationConfig())
+    row = answer_request(request, [Completion(tuple(b"ab"), "stop", (-0.5, -1.0))], ByteTokenizer())
+    bad = answer_bad_row(BadRow(index=1, error=RowError(kind="prompt", reason="empty")))
+    assert LOGPROBS_COLUMN not in columns_of([row, bad], GenerationConfig())
+    assert columns_of([row, bad], GenerationConfig(return_logprobs=True))["logprobs"] == [[-0.5, -1.0], []]
+
+
+def test_a_row_that_the_engine_refuses_says_why() -> None:
+    request = Request(index=3, token_ids=(1, 2), prompt="", generation=GenerationConfig())
+    refused = answer_refused(request, "does not fit")
+    assert (refused.error, refused.finish_reasons, refused.num_prompt_tokens) == ("engine: does not fit", ("error",), 2)

@@ -7,12 +7,13 @@ import pytest
 
 from raydsinfer.config import GenerationConfig
 from raydsinfer.errors import InvalidSettingError, MissingColumnError
-from raydsinfer.rows.answers import OUTPUT_COLUMNS, Answer
+from raydsinfer.rows.answers import Answer, columns_of_call
 from raydsinfer.rows.columns import InputColumns, kept_names, output_frame, output_schema, output_table
 from raydsinfer.rows.request import Row
 
 ANSWER = Answer(outputs=("a", "b"), finish_reasons=("stop", "length"), nums_output_tokens=(1, 2), num_prompt_tokens=3)
 TWO = GenerationConfig(num_return_sequences=2, do_sample=True)
+LOGPROBS = GenerationConfig(return_logprobs=True)
 
 
 def test_columns_are_found_by_name() -> None:
@@ -61,12 +62,15 @@ def test_kept_columns_must_not_overwrite_the_output() -> None:
     assert kept_names(["b", "a", "b"]) == ["b", "a"]
     with pytest.raises(InvalidSettingError, match="Rename 'output' first"):
         kept_names(["id", "output"])
+    assert kept_names(["logprobs"], GenerationConfig()) == ["logprobs"]
+    with pytest.raises(InvalidSettingError, match="Rename 'logprobs' first"):
+        kept_names(["logprobs"], LOGPROBS)
 
 
-@pytest.mark.parametrize("generation", [GenerationConfig(), TWO])
+@pytest.mark.parametrize("generation", [GenerationConfig(), TWO, LOGPROBS, TWO.replaced({"return_logprobs": True})])
 def test_the_schema_depends_on_the_call_only(generation: GenerationConfig) -> None:
     schema = output_schema(generation)
-    assert tuple(schema.names) == OUTPUT_COLUMNS
+    assert tuple(schema.names) == columns_of_call(generation)
     for answers in ([], [ANSWER], [ANSWER, ANSWER]):
         assert output_table(answers, generation).schema == schema
         assert list(output_frame(answers, generation, index=None).columns) == schema.names
@@ -86,9 +90,15 @@ def test_several_sequences_are_lists() -> None:
     assert output_frame([], GenerationConfig(), index=None)["num_output_tokens"].dtype == "int64"
 
 
+def test_log_probabilities_are_small_floats() -> None:
+    assert output_schema(LOGPROBS).field("logprobs").type == pa.list_(pa.float32())
+    of_two = output_schema(TWO.replaced({"return_logprobs": True})).field("logprobs").type
+    assert of_two == pa.list_(pa.list_(pa.float32()))
+
+
 @pytest.mark.parametrize("num_return_sequences", [1, 2])
 def test_a_frame_without_rows_has_the_columns_kinds_of_one_with_rows(num_return_sequences: int) -> None:
-    call = GenerationConfig(do_sample=True, num_return_sequences=num_return_sequences)
+    call = GenerationConfig(do_sample=True, num_return_sequences=num_return_sequences, return_logprobs=True)
     answer = Answer(outputs=("a", "b"), finish_reasons=("stop", "stop"), nums_output_tokens=(1, 1), num_prompt_tokens=1)
     empty, full = output_frame([], call, index=[]), output_frame([answer], call, index=[7])
     assert empty.dtypes.to_dict() == full.dtypes.to_dict()

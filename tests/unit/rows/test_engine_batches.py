@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raydsinfer.config import EngineConfig, GenerationConfig
-from raydsinfer.rows.engine_batches import EngineBatch, batch_seed, plan_batches
+from raydsinfer.rows.engine_batches import EngineBatch, batch_seed, plan_batches, row_request
 from raydsinfer.rows.request import Request
 
 SETTINGS = (
@@ -75,3 +75,14 @@ def test_a_seed_is_the_same_on_every_machine_and_depends_on_every_token() -> Non
     different = {batch_seed(7, p) for p in ([[1, 2], [3]], [[1], [2, 3]], [[1, 2, 3]], [[3], [1, 2]], [])}
     assert len(different) == 5
     assert batch_seed(8, [[1, 2], [3]]) != batch_seed(7, [[1, 2], [3]])
+
+
+def test_a_row_alone_has_the_seed_of_its_own_prompt() -> None:
+    row, other = request(3, generation=GenerationConfig(seed=1)), request(4)
+    sent = row_request(row, EngineConfig(seed=2), fresh_seed=lambda: 7)
+    assert (sent.key, sent.token_ids, sent.generation) == (3, row.token_ids, row.generation)
+    assert sent.seed == batch_seed(1, [row.token_ids])
+    assert row_request(other, EngineConfig(seed=2), fresh_seed=lambda: 7).seed == batch_seed(2, [other.token_ids])
+    fresh = iter([7, 8])
+    seeds = [row_request(other, EngineConfig(), fresh_seed=lambda: next(fresh)).seed for _ in range(2)]
+    assert seeds == [batch_seed(7, [other.token_ids]), batch_seed(8, [other.token_ids])]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.tokenizer import ByteTokenizer
-from raydsinfer.errors import InvalidSettingError, UnsupportedError
-from raydsinfer.rows.request import BadRow, Request, Row, check_generation, is_missing, read_row
+from raydsinfer.errors import UnsupportedError
+from raydsinfer.rows.request import BadRow, Request, Row, is_missing, read_row
 
 CONFIG = EngineConfig(engine="echo", max_tokens=64, max_batch_size=8)
 CALL = GenerationConfig(max_new_tokens=10)
@@ -184,6 +184,7 @@ def test_a_row_changes_only_what_it_names() -> None:
         ({"max_new_tokens": 64}, "less than EngineConfig.max_tokens=64"),
         ({"num_beams": 9}, "at most EngineConfig.max_batch_size=8"),
         ({"num_return_sequences": 2, "do_sample": True}, "pass it to predict()"),
+        ({"return_logprobs": True}, "batching='auto'"),
         ({1: 2}, "setting names are texts"),
         ([("max_new_tokens", 5)], "expected settings by name"),
         ("{", "not JSON"),
@@ -203,13 +204,12 @@ def test_a_row_may_ask_for_another_number_of_sequences_when_the_call_returns_lis
     assert generation({"num_return_sequences": 1}, call).num_return_sequences == 1
 
 
-def test_beams_need_the_engine_to_have_them() -> None:
-    injected = EngineConfig(kernel_inject=True)
-    with pytest.raises(UnsupportedError, match="num_beams"):
-        check_generation(GenerationConfig(num_beams=2), injected)
-    check_generation(GenerationConfig(num_beams=2), EngineConfig())
-    with pytest.raises(InvalidSettingError, match="num_return_sequences=33"):
-        check_generation(GenerationConfig(num_return_sequences=33, do_sample=True), EngineConfig(max_batch_size=32))
+def test_a_row_alone_has_no_log_probabilities() -> None:
+    continuous, own = CONFIG.replaced({"batching": "continuous"}), {"return_logprobs": True}
+    row = read(continuous, prompt="hi", generation=own)
+    assert isinstance(row, BadRow)
+    assert "makes a column: pass it to predict()" in str(row.error)
+    assert isinstance(read(continuous, CALL.replaced(own), prompt="hi", generation=own), Request)
 
 
 cells = st.one_of(

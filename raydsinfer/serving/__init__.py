@@ -1,0 +1,1 @@
+"""From requests to answers: several batches at once through one gang."""
