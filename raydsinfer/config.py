@@ -136,7 +136,7 @@ class EngineConfig(Settings):
         reshard_checkpoint_path: Directory for the weights with each decoder layer whole in one file.
             Made once, by `raydsinfer.reshard`, and loaded from. Absolute, or from ``~``.
         echo_fault: What the echo engine should do wrong.
-        echo_delay_s: Seconds that the echo engine takes for a batch.
+        echo_delay_s: Seconds that the echo engine takes for a batch, or for a step if it batches continuously.
     """
 
     engine: Literal["deepspeed", "echo"] = "deepspeed"
@@ -150,7 +150,7 @@ class EngineConfig(Settings):
     max_batch_size: int = Field(default=32, ge=1)
     batching: Literal["auto", "continuous", "static"] = "auto"
     max_running: int = Field(default=256, ge=1)
-    max_step_tokens: int = Field(default=2048, ge=1)
+    max_step_tokens: int = Field(default=4096, ge=1)
     kv_cache_bytes: int | None = Field(default=None, ge=1)
     gpu_memory_utilization: float = Field(default=0.9, gt=0, lt=1)
     kv_page_size: int = Field(default=16, ge=1, le=256)
@@ -233,7 +233,8 @@ class GenerationConfig(Settings):
         return_full_text: Put the prompt in front of the completion.
         include_stop_str_in_output: Keep the stop string at the end of the completion.
         return_logprobs: Add the column ``logprobs``: of each new token, the natural logarithm of its
-            probability; continuous batching only.
+            probability by the model's own logits, before penalties, temperature and the like; continuous
+            batching only.
     """
 
     max_new_tokens: int = Field(default=50, ge=1)

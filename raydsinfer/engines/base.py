@@ -72,7 +72,8 @@ class Completion:
     Args:
         token_ids: New tokens, an end-of-sequence token included if one was generated.
         finish_reason: ``stop`` (end of sequence or a stop string) or ``length``.
-        logprobs: Natural logarithm of each token's probability when it was chosen; empty unless
+        logprobs: Natural logarithm of each token's probability by the model's own logits, in float32, before
+            penalties, forbidden tokens, temperature and the like; empty unless
             `GenerationConfig.return_logprobs` asked for them.
     """
 

@@ -9,8 +9,8 @@ from raydsinfer.engines.base import Advance, Completion, FinishReason, GenerateA
 from raydsinfer.engines.continuous.executor import Executor, Launched
 from raydsinfer.engines.continuous.plan import StepPlan
 from raydsinfer.engines.continuous.sampling.sampler import Sampler
+from raydsinfer.engines.continuous.sampling.seeds import child_seed
 from raydsinfer.engines.continuous.sampling.stops import StopRule
-from raydsinfer.engines.continuous.sampling.streams import child_seed
 from raydsinfer.engines.continuous.scheduler import Scheduler
 from raydsinfer.engines.continuous.statistics import Statistics
 from raydsinfer.errors import RowError

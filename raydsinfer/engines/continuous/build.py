@@ -64,6 +64,7 @@ def build_continuous(
     """
     # The trial needs room, however short the sequences will be.
     config = config.model_copy(update={"max_tokens": max(config.max_tokens, NUM_TOKENS)})
+    _refuse_forced_tokens(model.generation_config)
     device = context.device
     vocab_size = int(model.config.get_text_config().vocab_size)
     fuse_linears(model)
@@ -108,12 +109,14 @@ def build_continuous(
         statistics=statistics,
     )
     _require_right(plain, executor, sampler, config, context)
+    statistics.eager_steps = statistics.graph_steps = 0  # those of the trial
     limits = Limits(
         max_running=config.max_running,
         max_step_tokens=max(config.max_step_tokens, config.max_running),
         num_pages=cache.num_pages,
         page_size=cache.page_size,
-        min_admission=max(1, config.max_running // 16),
+        max_tokens=config.max_tokens,
+        min_admission=max(1, config.max_running // 8),
         share_prefixes=config.share_prefixes,
     )
     batcher = Batcher(
@@ -128,12 +131,22 @@ def build_continuous(
     return Continuous(batcher=batcher, cache=cache, executor=executor, statistics=statistics)
 
 
+def _refuse_forced_tokens(generation: Any) -> None:
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        if getattr(generation, name, None) is not None:
+            raise UnsupportedError(
+                what="continuous batching of this model",
+                why=f"its generation_config.json sets {name}",
+                instead="Use batching='static'.",
+            )
+
+
 def _compile(routes: Routes, forward: Forward, vocab_size: int, device: str) -> None:
     """Compile the layers, if that works here: it takes a C compiler on each node, and a family that can be traced."""
     routes.compile()
     token_ids = torch.tensor(trial_tokens(vocab_size), device=device)
     try:
-        forward(token_ids, torch.arange(len(token_ids), device=device), Recorder())
+        forward(token_ids, torch.arange(len(token_ids), device=device), Recorder(), compiled=True)
     except UnsupportedError:
         raise
     except Exception as error:  # whatever the tracer, the code generator or the compiler raise

@@ -178,7 +178,8 @@ class Executor:
 
     def _forward_rows(self, rows: Rows, decode: DecodeAttention, longest: int) -> torch.Tensor:
         token_ids = self._sampler.history[rows.slots, rows.positions]
-        return self._forward(token_ids, rows.positions, self._attention(rows, None, decode, longest))
+        attention = self._attention(rows, None, decode, longest)
+        return self._forward(token_ids, rows.positions, attention, compiled=self._graphs is not None)
 
     def _mixed(self, plan: StepPlan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
         count = sum([chunk.is_decode for chunk in plan.chunks])

@@ -17,6 +17,7 @@ class Limits:
         max_step_tokens: Tokens in one forward, prefill and decode together.
         num_pages: Pages of the KV cache.
         page_size: Tokens that a page holds.
+        max_tokens: Tokens of the longest sequence, prompt and new ones together; None: all that fit.
         min_admission: New sequences start when so many can start together: a step with a prefill is
             dearer than one without.
         share_prefixes: Whether equal beginnings of prompts are computed once.
@@ -29,13 +30,14 @@ class Limits:
     max_step_tokens: int
     num_pages: int
     page_size: int
+    max_tokens: int | None = None
     min_admission: int = 1
     share_prefixes: bool = True
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
-            if value < 1 and name != "share_prefixes":
+            if value is not None and value < 1 and name != "share_prefixes":
                 raise InvalidSettingError(name=name, value=value, expected="1 or more")
 
     def check(self, num_prompt: int, max_new_tokens: int) -> None:
@@ -46,7 +48,7 @@ class Limits:
             max_new_tokens: Tokens that it may generate.
 
         Raises:
-            RowError: It is empty, may generate nothing, or is too long for the whole KV cache.
+            RowError: It is empty, may generate nothing, or is longer than `max_tokens` or the whole KV cache.
         """
         if not num_prompt:
             raise RowError(kind="prompt", reason="the prompt has no tokens; give at least one")
@@ -58,6 +60,12 @@ class Limits:
                 f"the prompt has {num_prompt} tokens and max_new_tokens is {max_new_tokens}, together {total}, but the "
                 f"KV cache of the gang holds {limit}; shorten the prompt, lower max_new_tokens, raise kv_cache_bytes "
                 "or gpu_memory_utilization, or give the gang more GPUs"
+            )
+            raise RowError(kind="length", reason=reason)
+        if self.max_tokens is not None and total > self.max_tokens:
+            reason = (
+                f"the prompt has {num_prompt} tokens and max_new_tokens is {max_new_tokens}, together {total}, but "
+                f"max_tokens is {self.max_tokens}; shorten the prompt, lower max_new_tokens or raise max_tokens"
             )
             raise RowError(kind="length", reason=reason)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -88,13 +88,18 @@ class Routes:
         self._compiled.give_up()
 
     @contextmanager
-    def to(self, attention: LayerAttention) -> Iterator[None]:
-        """While this lasts the model's attention is `attention`."""
+    def to(self, attention: LayerAttention, *, compiled: bool = False) -> Iterator[None]:
+        """While this lasts the model's attention is `attention`.
+
+        Args:
+            attention: Of a step.
+            compiled: Whether to use compiled layers, if there are any.
+        """
         self.attention = attention
         for config in self._configs.values():
             config._attn_implementation = IMPLEMENTATION
         try:
-            with self._compiled:
+            with self._compiled if compiled else nullcontext():
                 yield
         finally:
             self.attention = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from raydsinfer.config import GenerationConfig
-from raydsinfer.engines.continuous.sampling.streams import wrapped
+from raydsinfer.engines.continuous.sampling.seeds import wrapped
 
 Value = TypeVar("Value")
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from raydsinfer.engines.continuous.sampling.streams import child_seed, mix, uniform, wrapped
+from raydsinfer.engines.continuous.sampling.seeds import child_seed, mix, wrapped
+from raydsinfer.engines.continuous.sampling.streams import uniform
 
 # splitmix64's first numbers for seed 0: each is `mix` of a multiple of gamma. From the reference
 # implementation (Vigna, https://prng.di.unimi.it/splitmix64.c).
