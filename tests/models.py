@@ -39,19 +39,8 @@ _SIZES: dict[str, dict[str, Any]] = {
 _SIZES["qwen2"] = _SIZES["mistral"] = _SIZES["llama"]
 
 
-def write_tiny_model(
-    family: str, directory: Path, *, tokenizer: bool = True, safe: bool = True, scale: float = 4.0, **changes: Any
-) -> Path:
-    """Write a model of `family` with random weights, and a byte-level tokenizer; returns `directory`.
-
-    Args:
-        family: `model_type` of transformers.
-        directory: Where to; made if need be.
-        tokenizer: Whether to write a tokenizer too.
-        safe: Safetensors, or a pickled `.bin`.
-        scale: Factor on matrices, so that greedy paths vary.
-        changes: Fields of the model's configuration.
-    """
+def tiny_model(family: str, *, scale: float = 4.0, **changes: Any) -> Any:
+    """A transformers model of `family` with random weights; see `write_tiny_model`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -69,6 +58,25 @@ def write_tiny_model(
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(scale)
+    return model
+
+
+def write_tiny_model(
+    family: str, directory: Path, *, tokenizer: bool = True, safe: bool = True, scale: float = 4.0, **changes: Any
+) -> Path:
+    """Write a model of `family` with random weights, and a byte-level tokenizer; returns `directory`.
+
+    Args:
+        family: `model_type` of transformers.
+        directory: Where to; made if need be.
+        tokenizer: Whether to write a tokenizer too.
+        safe: Safetensors, or a pickled `.bin`.
+        scale: Factor on matrices, so that greedy paths vary.
+        changes: Fields of the model's configuration.
+    """
+    import torch
+
+    model = tiny_model(family, scale=scale, **changes)
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     if not safe:

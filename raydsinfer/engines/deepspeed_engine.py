@@ -42,6 +42,7 @@ from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError, su
 logger = logging.getLogger(__name__)
 
 _MEMORY_HINT = "Lower max_batch_size or max_tokens, or use more ranks."
+_STEP_HINT = "Lower gpu_memory_utilization or max_step_tokens, or use more ranks."
 
 
 class DeepSpeedEngine:
@@ -127,8 +128,8 @@ class DeepSpeedEngine:
                 decode=lambda token_ids: str(self._loaded_tokenizer().decode_whole(token_ids)),
             )
         except UnsupportedError as error:
-            if self._config.batching == "continuous":
-                raise
+            if self._config.batching == "continuous" or self._config.attention != "auto":
+                raise  # it was asked for
             self._note = f"static batching: {error.why}"
             if self._context.world_rank == 0:
                 logger.warning("%s", self._note)
@@ -204,7 +205,7 @@ class DeepSpeedEngine:
         """See `Engine.advance`."""
         if self._continuous is None:
             raise EngineError(doing="advance", reason="this engine batches statically", hint="Use generate.")
-        with _engine_errors("generating"):
+        with _engine_errors("generating", memory_hint=_STEP_HINT):
             answered: Advance = self._continuous.batcher.advance(requests, num_steps)
         return answered
 
@@ -247,7 +248,7 @@ class DeepSpeedEngine:
 
 
 @contextmanager
-def _engine_errors(doing: str, hint: str = "") -> Iterator[None]:
+def _engine_errors(doing: str, hint: str = "", *, memory_hint: str = _MEMORY_HINT) -> Iterator[None]:
     """What torch and transformers raise, as `EngineError`."""
     try:
         yield
@@ -257,7 +258,7 @@ def _engine_errors(doing: str, hint: str = "") -> Iterator[None]:
         raise EngineError(
             doing=doing,
             reason=f"out of GPU memory ({summary_of(error)})",
-            hint=_MEMORY_HINT,
+            hint=memory_hint,
         ) from error
     except Exception as error:
         # After an error on the device itself nothing works in this process any more.

@@ -67,6 +67,18 @@ class Batcher:
 
     def advance(self, requests: Sequence[GenerateRequest], num_steps: int) -> Advance:
         """See `Engine.advance`. One step may still be on its way when this returns, if there is more to do."""
+        try:
+            return self._advance(requests, num_steps)
+        except Exception:
+            self._forget()
+            raise
+
+    def _forget(self) -> None:
+        """After an error: unanswered requests are lost, and those that come next start anew."""
+        self._scheduler = self._scheduler.emptied()
+        self._sequences, self._finished, self._in_flight = {}, {}, None
+
+    def _advance(self, requests: Sequence[GenerateRequest], num_steps: int) -> Advance:
         answers: list[GenerateAnswer] = []
         if self._longest_first:
             requests = sorted(requests, key=lambda request: -request.generation.max_new_tokens)

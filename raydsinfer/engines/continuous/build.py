@@ -11,12 +11,15 @@ import torch
 
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.base import RankContext
+from raydsinfer.engines.continuous.agreement import Agreement
 from raydsinfer.engines.continuous.attention.choice import choose_attention
 from raydsinfer.engines.continuous.batcher import Batcher, Decode
+from raydsinfer.engines.continuous.compiling import compiler_problem
 from raydsinfer.engines.continuous.executor import Executor
 from raydsinfer.engines.continuous.forward import Forward
 from raydsinfer.engines.continuous.fusing import fuse_linears
-from raydsinfer.engines.continuous.kv_cache import KVCache, LayerShape, bytes_per_token, count_pages
+from raydsinfer.engines.continuous.kv_cache import KVCache
+from raydsinfer.engines.continuous.kv_memory import reserve_cache
 from raydsinfer.engines.continuous.page_tables import PageTables
 from raydsinfer.engines.continuous.plan import Limits
 from raydsinfer.engines.continuous.probe import NUM_TOKENS, Recorder, largest_error, layer_shapes, trial_tokens
@@ -68,16 +71,16 @@ def build_continuous(
     device = context.device
     vocab_size = int(model.config.get_text_config().vocab_size)
     fuse_linears(model)
-    routes = Routes(model)
+    agreement, routes = Agreement(context), Routes(model)
     forward, plain = Forward(model, routes), _plain_logits(model, vocab_size, device)
     if config.torch_compile if config.torch_compile is not None else device != "cpu":
-        _compile(routes, forward, vocab_size, device)
+        _compile(routes, forward, agreement, vocab_size, device)
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     num_tokens = config.max_step_tokens if device != "cpu" else len(trial_tokens(vocab_size))
     layers, windows = layer_shapes(forward, routes.num_layers, num_tokens, vocab_size, device, config.max_tokens)
     dtype = next(p.dtype for p in model.parameters())
-    cache = _cache(layers, config, context, dtype)
+    cache = reserve_cache(layers, config, agreement, dtype=dtype, device=device)
     tables = PageTables(
         num_slots=config.max_running,
         pages_per_slot=-(-config.max_tokens // config.kv_page_size),
@@ -100,15 +103,18 @@ def build_continuous(
         cache=cache,
         tables=tables,
         sampler=sampler,
-        attentions=choose_attention(config.attention, cache, tables, windows=windows, device=device),
+        attentions=agreement.supported(
+            f"attention={config.attention!r}",
+            lambda: choose_attention(config.attention, cache, tables, windows=windows, device=device),
+        ),
         max_running=config.max_running,
         max_tokens=config.max_tokens,
         device=device,
         graphs=config.cuda_graphs and device != "cpu",
-        agree=_first_ranks if context.world_size > 1 else None,
+        agree=None if agreement.is_alone else agreement.take_firsts,
         statistics=statistics,
     )
-    _require_right(plain, executor, sampler, config, context)
+    _require_right(plain, executor, sampler, config, agreement)
     statistics.eager_steps = statistics.graph_steps = 0  # those of the trial
     limits = Limits(
         max_running=config.max_running,
@@ -141,15 +147,20 @@ def _refuse_forced_tokens(generation: Any) -> None:
             )
 
 
-def _compile(routes: Routes, forward: Forward, vocab_size: int, device: str) -> None:
+def _compile(routes: Routes, forward: Forward, agreement: Agreement, vocab_size: int, device: str) -> None:
     """Compile the layers, if that works here: it takes a C compiler on each node, and a family that can be traced."""
+    # First without the model: a rank that fails in the middle of it would leave the others waiting.
+    problem = compiler_problem(device)
+    if agreement.largest(bool(problem)):
+        logger.warning("decoder layers run uncompiled, and slower: %s", problem or "another rank cannot compile")
+        return
     routes.compile()
     token_ids = torch.tensor(trial_tokens(vocab_size), device=device)
     try:
         forward(token_ids, torch.arange(len(token_ids), device=device), Recorder(), compiled=True)
     except UnsupportedError:
         raise
-    except Exception as error:  # whatever the tracer, the code generator or the compiler raise
+    except Exception as error:  # whatever the tracer or the code generator raise
         logger.warning("decoder layers run uncompiled, and slower: %s", summary_of(error))
         routes.stop_compiling()
 
@@ -161,59 +172,17 @@ def _plain_logits(model: Any, vocab_size: int, device: str) -> torch.Tensor:
     return logits
 
 
-def _cache(layers: list[LayerShape], config: EngineConfig, context: RankContext, dtype: torch.dtype) -> KVCache:
-    # Ranks may hold different numbers of heads, and GPUs may have different free memory: the tightest decides,
-    # before anything is refused, so that all ranks refuse it.
-    token_bytes = int(_largest(bytes_per_token(layers, dtype.itemsize), context))
-    needed = -(-config.max_tokens // config.kv_page_size)
-    if config.kv_cache_bytes is not None:
-        num_bytes = config.kv_cache_bytes
-    elif context.device == "cpu":
-        num_bytes = (config.max_batch_size * needed + 1) * config.kv_page_size * token_bytes
-    else:
-        num_bytes = int(-_largest(-_free_bytes(config.gpu_memory_utilization), context))
-    pages = count_pages(
-        num_bytes,
-        page_size=config.kv_page_size,
-        token_bytes=token_bytes,
-        max_tokens=config.max_tokens,
-        most=config.max_running * needed,
-    )
-    return KVCache(layers, num_pages=pages, page_size=config.kv_page_size, dtype=dtype, device=context.device)
-
-
-def _free_bytes(utilization: float) -> int:
-    """What may still be taken of the GPU, when a step needs as much again as the largest one so far did."""
-    torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
-    torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info()
-    return int(free - peak - (1 - utilization) * total)
-
-
 def _require_right(
-    plain: torch.Tensor, executor: Executor, sampler: Sampler, config: EngineConfig, context: RankContext
+    plain: torch.Tensor, executor: Executor, sampler: Sampler, config: EngineConfig, agreement: Agreement
 ) -> None:
     """Compare packed logits with the model's own."""
     tokens = trial_tokens(plain.shape[1])
     sampler.admit(0, tokens, len(tokens), GenerationConfig(), 0)
     error = largest_error(plain, lambda plan: executor.compute(plan)[0], config.kv_page_size)
-    error = _largest(error, context)
+    error = agreement.largest(error)
     if error > 1:
         raise UnsupportedError(
             what="continuous batching of this model",
             why=f"its logits over the paged cache are {error:.1f} times as far from its own as rounding explains",
             instead="Use batching='static'.",
         )
-
-
-def _largest(number: float, context: RankContext) -> float:
-    if context.world_size == 1:
-        return number
-    shared = torch.tensor(float(number), dtype=torch.float64, device=context.device)
-    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-    return float(shared)
-
-
-def _first_ranks(tokens: torch.Tensor) -> None:
-    torch.distributed.broadcast(tokens, src=0)

@@ -8,8 +8,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from raydsinfer.errors import summary_of
+
 # They talk to other ranks in ways that are not worth tracing; the graph breaks there.
 _TALKING = ("LinearAllreduce", "LmHeadLinearAllreduce")
+
+
+def compiler_problem(device: str) -> str:
+    """Why nothing can be compiled for a device; empty if it can. Compiles one small function.
+
+    Args:
+        device: torch device as a string.
+    """
+    try:
+        torch.compile(lambda numbers: numbers * 2 + 1, dynamic=True)(torch.ones(4, device=device))
+    except Exception as error:  # no compiler, no headers, no place for its files, …
+        return summary_of(error)
+    return ""
 
 
 class CompiledLayers:
@@ -27,6 +42,7 @@ class CompiledLayers:
         longest = max(lists, key=len, default=nn.ModuleList())
         self._layers: list[Any] = list(longest)
         self._compiled: list[Callable[..., Any]] = []
+        self._replaced: list[tuple[Any, Callable[..., Any] | None]] = []
 
     def compile(self) -> None:
         """Compile at the next call of each layer."""
@@ -42,9 +58,13 @@ class CompiledLayers:
 
     def __enter__(self) -> None:
         for layer, compiled in zip(self._layers, self._compiled, strict=False):
+            self._replaced.append((layer, vars(layer).get("forward")))
             layer.forward = compiled
 
     def __exit__(self, *_: object) -> None:
-        if self._compiled:
-            for layer in self._layers:
-                del layer.forward  # the class's own is behind it
+        for layer, own in self._replaced:
+            if own is None:
+                del layer.forward  # the class's is behind it
+            else:
+                layer.forward = own
+        self._replaced.clear()

@@ -126,6 +126,8 @@ class Executor:
         sampled = self._sampler.sample(logits, slots, positions, host_slots)
         if self._agree is not None:
             self._agree(sampled.tokens)
+            if sampled.logprobs is not None:
+                self._agree(sampled.logprobs)
             self._sampler.record(slots, sampled.tokens, positions)
         return Launched(sequences, sampled, on_gpu=self._on_gpu)
 

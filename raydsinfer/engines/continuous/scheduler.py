@@ -37,6 +37,10 @@ class Scheduler:
         self._states: dict[int, SequenceState] = {}  # until `take`
         self._num_added = self._num_planned = 0
 
+    def emptied(self) -> Scheduler:
+        """Another one with the same limits, which knows nothing: neither sequences nor pages."""
+        return Scheduler(self._limits)
+
     @property
     def num_running(self) -> int:
         """Sequences that hold a slot."""

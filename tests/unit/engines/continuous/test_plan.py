@@ -29,6 +29,14 @@ def test_what_could_never_fit_is_refused_with_tokens_limit_and_next_step() -> No
     assert caught.value.kind == "length"
 
 
+def test_what_is_longer_than_a_sequence_may_be_is_refused_however_much_room_there_is() -> None:
+    limits = Limits(max_running=2, max_step_tokens=8, num_pages=100, page_size=4, max_tokens=16)
+    limits.check(10, 6)
+    with pytest.raises(RowError, match="together 17, but max_tokens is 16; shorten the prompt") as caught:
+        limits.check(10, 7)
+    assert caught.value.kind == "length"
+
+
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(RowError, match="prompt: the prompt has no tokens"):
         LIMITS.check(0, 4)

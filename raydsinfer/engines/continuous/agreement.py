@@ -1,0 +1,69 @@
+"""What the ranks of a gang have to find out together, so that none goes on alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from raydsinfer.engines.base import RankContext
+from raydsinfer.errors import UnsupportedError
+
+Found = TypeVar("Found")
+
+
+class Agreement:
+    """Small talks between ranks; all of them must make the same calls. One rank agrees with itself.
+
+    Args:
+        context: Where this rank stands; its process group exists.
+    """
+
+    def __init__(self, context: RankContext) -> None:
+        self._device, self._is_alone = context.device, context.world_size == 1
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is only one rank."""
+        return self._is_alone
+
+    def largest(self, number: float) -> float:
+        """The largest of the ranks' numbers."""
+        if self._is_alone:
+            return number
+        shared = torch.tensor(float(number), dtype=torch.float64, device=self._device)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+        return float(shared)
+
+    def supported(self, what: str, find: Callable[[], Found]) -> Found:
+        """What `find` returns on this rank, if it returns on all.
+
+        Args:
+            what: What is looked for, for the error of ranks that found it while others did not.
+            find: Looks, without talking to other ranks.
+
+        Raises:
+            UnsupportedError: `find` raised it here, or on another rank.
+        """
+        found: Found | None = None
+        problem: UnsupportedError | None = None
+        try:
+            found = find()
+        except UnsupportedError as error:
+            problem = error
+        failed = self.largest(problem is not None)
+        if problem is not None:
+            raise problem
+        if failed:
+            raise UnsupportedError(
+                what=f"{what} on all ranks",
+                why="another rank of the gang cannot",
+                instead="Look at that rank's log: its GPU or its packages differ.",
+            )
+        return found  # type: ignore[return-value]
+
+    def take_firsts(self, tensor: torch.Tensor) -> None:
+        """Overwrite a tensor with rank 0's."""
+        if not self._is_alone:
+            torch.distributed.broadcast(tensor, src=0)
