@@ -305,8 +305,8 @@ class GangConfig(Settings):
             (``RAYDSINFER_PLACEMENT_TIMEOUT_S``, 600: an autoscaler needs minutes for a GPU node).
         start_timeout_s: Seconds for processes, rendezvous and loading the weights
             (``RAYDSINFER_START_TIMEOUT_S``, 3600: OPT-66b from a cold disk takes most of one).
-        call_timeout_s: Seconds for one batch (``RAYDSINFER_CALL_TIMEOUT_S``, 1800: a hung
-            collective must not hold the GPUs for a night).
+        call_timeout_s: Seconds for one batch, or for some steps of continuous batching
+            (``RAYDSINFER_CALL_TIMEOUT_S``, 1800: a hung collective must not hold the GPUs for a night).
         lease_ttl_s: A placement group whose predictor was silent this long is given back
             (``RAYDSINFER_LEASE_TTL_S``, 10: longer than any pause of a healthy process).
     """

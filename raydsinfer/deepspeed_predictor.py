@@ -117,7 +117,7 @@ class DeepSpeedPredictor(Predictor):
             spec, scaling_config or ScalingConfig(), gang_config=gang_config, keeper=keeper, on_progress=on_progress
         )
         if note := group.load_report.note:
-            logger.warning("%s: batching is %s: %s", group.name, group.load_report.batching, note)
+            logger.warning("%s: %s", group.name, note)
         return cls(
             group,
             tokenizer,

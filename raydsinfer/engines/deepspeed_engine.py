@@ -127,12 +127,17 @@ class DeepSpeedEngine:
                 eos_ids=self._eos_ids,
                 decode=lambda token_ids: str(self._loaded_tokenizer().decode_whole(token_ids)),
             )
-        except UnsupportedError as error:
-            if self._config.batching == "continuous" or self._config.attention != "auto":
-                raise  # it was asked for
+        except (EngineError, torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # also what a model does that nobody here has seen yet
+            asked_for = self._config.batching == "continuous" or self._config.attention != "auto"
+            if not isinstance(error, UnsupportedError):
+                why = f"its attention cannot be led to a paged KV cache ({summary_of(error)})"
+                instead = "Use batching='static'."
+                error = UnsupportedError(what="continuous batching of this model", why=why, instead=instead)
+            if asked_for:
+                raise error from None
             self._note = f"static batching: {error.why}"
-            if self._context.world_rank == 0:
-                logger.warning("%s", self._note)
 
     def _fetched(self) -> Path:
         """The model's directory on this node, brought here and resharded if the settings say so."""
@@ -195,7 +200,8 @@ class DeepSpeedEngine:
             criterion = StopStrings(generation.stop_list, self._loaded_tokenizer().decode_whole, ids.shape[1])
             arguments["stopping_criteria"] = StoppingCriteriaList([criterion])
         torch.manual_seed(batch.seed)
-        with _engine_errors("generating"):
+        hint = _MEMORY_HINT if self._continuous is None else _STEP_HINT  # the KV cache took most of the memory
+        with _engine_errors("generating", memory_hint=hint):
             rows = self._forward(ids, mask, **arguments)[:, ids.shape[1] :].tolist()
         answers = [self._completion(row, batch) for row in rows]
         size = generation.num_return_sequences

@@ -55,6 +55,8 @@ class Start:
                 reports = self.team.call("load", "load", timeout_s=self._left_s())
             self._tell_filled(reports)
             self.load_report = reports[0]
+            if self.load_report.note:
+                self._tell(self.load_report.note)
         self._tell(f"ready after {sum(self.phases_s.values()):.1f} s")
 
     def _place(self, resources: ExitStack, keeper: ActorHandle[Any] | None) -> PlacementGroup:

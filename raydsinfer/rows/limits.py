@@ -10,7 +10,7 @@ from raydsinfer.errors import InvalidSettingError, RowError, UnsupportedError
 def may_batch_continuously(config: EngineConfig) -> bool:
     """Whether a gang with these settings batches continuously, as far as one can know before it has started."""
     if config.batching == "auto":
-        return config.engine != "echo" and not config.kernel_inject
+        return config.engine != "echo" and config.use_cache and not config.kernel_inject
     return config.batching == "continuous"
 
 

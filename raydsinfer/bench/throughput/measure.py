@@ -57,7 +57,7 @@ def measure(context: RankContext, case: EngineCase) -> EngineResult:
     done: dict[str, WorkloadResult] = {}
     for number, workload in enumerate(case.workloads):
         if workload.name not in problems:
-            done[workload.name] = _rounds(engine, run, workload, case.rounds, number * case.rounds, context.device)
+            done[workload.name] = _rounds(engine, run, workload, case.rounds, 1 + number * case.rounds, context.device)
         result = dataclasses.replace(result, workloads=_results(case, problems, done))
         if context.world_rank == 0 and case.progress_path:
             Path(case.progress_path).write_bytes(pickle.dumps(result))

@@ -29,6 +29,7 @@ class Admission:
         self._waiting = waiting
         self._refused = False  # nothing changed since the first in the queue did not fit
         self._held_back = False  # until `min_admission` sequences can start together
+        self._short_of_memory = False  # when that began
         self._estimate: PeakEstimate | None = None  # of this call
 
     def reconsider(self) -> None:
@@ -49,7 +50,7 @@ class Admission:
         while budget > 0 and self._waiting and len(passed) < self._limits.max_running:
             state = self._waiting.first(1)[0]
             if not self._running.num_free_slots:
-                self._hold_back()
+                self._hold_back(short_of_memory=False)
                 break
             if not state.is_settled:  # preempted in this step or the last: its last token is not known yet
                 break
@@ -59,7 +60,7 @@ class Admission:
                 passed.append(self._waiting.pop())
                 continue
             if not self._fits([(state, shared)]):
-                self._hold_back()
+                self._hold_back(short_of_memory=True)
                 self._refused = True
                 break
             self._running.start(self._waiting.pop(), shared)
@@ -77,12 +78,18 @@ class Admission:
             self._refused = self._held_back
         return not self._held_back
 
-    def _hold_back(self) -> None:
+    def _hold_back(self, *, short_of_memory: bool) -> None:
+        self._short_of_memory = short_of_memory
         self._held_back = self._limits.min_admission > 1
 
     def _enough_could_start(self) -> bool:
-        """Whether `min_admission` could start together: fewer if fewer wait, or if fewer run than would start."""
-        num = min(self._limits.min_admission, len(self._waiting), len(self._running))
+        """Whether `min_admission` could start together: fewer if fewer wait, or if fewer run than would start.
+
+        Where it is memory that is short, an eighth of those that run will do: the KV cache holds few sequences
+        then, and to wait for many to end would leave it empty meanwhile.
+        """
+        most = len(self._running) if not self._short_of_memory else max(1, len(self._running) // 8)
+        num = min(self._limits.min_admission, len(self._waiting), most)
         if num > self._running.num_free_slots:
             return False
         group = []

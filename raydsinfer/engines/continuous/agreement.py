@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import torch
 
 from raydsinfer.engines.base import RankContext
-from raydsinfer.errors import UnsupportedError
-
-Found = TypeVar("Found")
 
 
 class Agreement:
@@ -35,33 +29,6 @@ class Agreement:
         shared = torch.tensor(float(number), dtype=torch.float64, device=self._device)
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return float(shared)
-
-    def supported(self, what: str, find: Callable[[], Found]) -> Found:
-        """What `find` returns on this rank, if it returns on all.
-
-        Args:
-            what: What is looked for, for the error of ranks that found it while others did not.
-            find: Looks, without talking to other ranks.
-
-        Raises:
-            UnsupportedError: `find` raised it here, or on another rank.
-        """
-        found: Found | None = None
-        problem: UnsupportedError | None = None
-        try:
-            found = find()
-        except UnsupportedError as error:
-            problem = error
-        failed = self.largest(problem is not None)
-        if problem is not None:
-            raise problem
-        if failed:
-            raise UnsupportedError(
-                what=f"{what} on all ranks",
-                why="another rank of the gang cannot",
-                instead="Look at that rank's log: its GPU or its packages differ.",
-            )
-        return found  # type: ignore[return-value]
 
     def take_firsts(self, tensor: torch.Tensor) -> None:
         """Overwrite a tensor with rank 0's."""

@@ -39,6 +39,7 @@ class Batcher:
         scheduler: Decides what a step computes.
         executor: Computes it.
         sampler: The executor's; learns of each sequence that gets a slot.
+        vocab_size: Tokens that the model knows.
         eos_ids: Tokens that end a sequence.
         decode: Token ids to text, for stop strings.
         longest_first: Of requests that come in one call, start those first that may generate most: a long one
@@ -52,6 +53,7 @@ class Batcher:
         scheduler: Scheduler,
         executor: Executor,
         sampler: Sampler,
+        vocab_size: int,
         eos_ids: Collection[int],
         decode: Decode,
         longest_first: bool,
@@ -59,6 +61,7 @@ class Batcher:
     ) -> None:
         self._scheduler, self._executor, self._sampler = scheduler, executor, sampler
         self._eos_ids, self._decode, self._statistics = eos_ids, decode, statistics
+        self._vocab_size = vocab_size
         self._longest_first = longest_first
         self._sequences: dict[int, _Sequence] = {}
         self._finished: dict[int, dict[int, Completion]] = {}  # by request, then by index
@@ -110,6 +113,7 @@ class Batcher:
         generation = request.generation
         first = self._next_sequence
         try:
+            self._check_tokens(request.token_ids)
             for index in range(generation.num_return_sequences):
                 self._scheduler.add(first + index, request.token_ids, generation.max_new_tokens)
         except RowError as error:  # the first one is refused, or none
@@ -119,6 +123,12 @@ class Batcher:
             rule = StopRule(generation, self._eos_ids, self._decode)
             self._sequences[first + index] = _Sequence(request, index, rule)
         self._next_sequence += generation.num_return_sequences
+
+    def _check_tokens(self, token_ids: Sequence[int]) -> None:
+        """Refuse what would be an error on the device, and with it the end of all that is there."""
+        if strange := [token for token in token_ids if not 0 <= token < self._vocab_size]:
+            reason = f"token {strange[0]} of the prompt is not among the model's {self._vocab_size} tokens"
+            raise RowError(kind="prompt", reason=reason)
 
     def _launch(self, plan: StepPlan) -> Launched:
         with self._statistics.timed("launch"):
@@ -165,8 +175,7 @@ class Batcher:
             sequence = self._sequences.get(number)
             if sequence is None:  # it ended in the step before
                 continue
-            so_far = self._scheduler.generated(number)
-            sequence.reason = sequence.stop_rule.finish_reason([*so_far, tokens[place]])
+            sequence.reason = sequence.stop_rule.finish_reason(self._scheduler.generated(number), tokens[place])
             if sequence.request.generation.return_logprobs and logprobs is not None:
                 sequence.logprobs.append(logprobs[place])
             if sequence.reason is not None:

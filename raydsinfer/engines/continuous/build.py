@@ -18,6 +18,7 @@ from raydsinfer.engines.continuous.compiling import compiler_problem
 from raydsinfer.engines.continuous.executor import Executor
 from raydsinfer.engines.continuous.forward import Forward
 from raydsinfer.engines.continuous.fusing import fuse_linears
+from raydsinfer.engines.continuous.known import require_known
 from raydsinfer.engines.continuous.kv_cache import KVCache
 from raydsinfer.engines.continuous.kv_memory import reserve_cache
 from raydsinfer.engines.continuous.page_tables import PageTables
@@ -67,7 +68,7 @@ def build_continuous(
     """
     # The trial needs room, however short the sequences will be.
     config = config.model_copy(update={"max_tokens": max(config.max_tokens, NUM_TOKENS)})
-    _refuse_forced_tokens(model.generation_config)
+    require_known(model, config.max_tokens)
     device = context.device
     vocab_size = int(model.config.get_text_config().vocab_size)
     fuse_linears(model)
@@ -103,10 +104,7 @@ def build_continuous(
         cache=cache,
         tables=tables,
         sampler=sampler,
-        attentions=agreement.supported(
-            f"attention={config.attention!r}",
-            lambda: choose_attention(config.attention, cache, tables, windows=windows, device=device),
-        ),
+        attentions=choose_attention(config.attention, cache, tables, agreement, windows=windows, device=device),
         max_running=config.max_running,
         max_tokens=config.max_tokens,
         device=device,
@@ -129,22 +127,13 @@ def build_continuous(
         scheduler=Scheduler(limits),
         executor=executor,
         sampler=sampler,
+        vocab_size=vocab_size,
         eos_ids=eos_ids,
         decode=decode,
         longest_first=config.longest_first,
         statistics=statistics,
     )
     return Continuous(batcher=batcher, cache=cache, executor=executor, statistics=statistics)
-
-
-def _refuse_forced_tokens(generation: Any) -> None:
-    for name in ("forced_bos_token_id", "forced_eos_token_id"):
-        if getattr(generation, name, None) is not None:
-            raise UnsupportedError(
-                what="continuous batching of this model",
-                why=f"its generation_config.json sets {name}",
-                instead="Use batching='static'.",
-            )
 
 
 def _compile(routes: Routes, forward: Forward, agreement: Agreement, vocab_size: int, device: str) -> None:

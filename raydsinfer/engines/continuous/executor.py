@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,9 @@ from raydsinfer.engines.continuous.step_inputs import (
     rows_of,
     sampled_of,
 )
+from raydsinfer.errors import summary_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +150,16 @@ class Executor:
         count = len(plan.chunks)
         bucket = fitting(self._buckets, count) if self._graphs is not None else None
         array = decode_array(plan.chunks, self._tables, self._cache.page_size, bucket or count)
-        if self._graphs is None or bucket is None:
+        longest = int(array[3].max())
+        step = None if bucket is None else self._captured(bucket, self._longest(longest))
+        if step is None:
             rows = rows_of(array, upload(array, self._device), count)
-            logits = self._run_rows(rows, self._eager, rows.longest)
+            logits = self._run_rows(rows, self._eager, longest)
             self._statistics.eager_steps += 1
         else:
-            step = self._captured(bucket, self._longest(int(array[3].max())))
             step.inputs.copy_(upload(array, self._device), non_blocking=True)
             rows = rows_of(array, step.inputs, count)
-            step.decode.begin(rows, rows.longest)
+            step.decode.begin(rows, longest)
             step.graph.replay()
             logits = step.logits
             self._statistics.graph_steps += 1
@@ -163,7 +168,8 @@ class Executor:
     def _longest(self, longest: int) -> int:
         return length_bucket(longest, self._max_tokens) if self._attentions.pads else self._max_tokens
 
-    def _captured(self, bucket: int, longest: int) -> CapturedStep:
+    def _captured(self, bucket: int, longest: int) -> CapturedStep | None:
+        """A captured step of that size; None if this model cannot be captured, and then nothing is from now on."""
         assert self._graphs is not None  # noqa: S101
         found = self._graphs.find(bucket, longest)
         if found is not None:
@@ -172,7 +178,16 @@ class Executor:
         inputs = upload(array, self._device)
         rows, decode = rows_of(array, inputs, 0), self._attentions.decode(bucket)
         decode.begin(rows, longest)
-        return self._graphs.capture(bucket, longest, inputs, decode, lambda: self._forward_rows(rows, decode, longest))
+        try:
+            return self._graphs.capture(
+                bucket, longest, inputs, decode, lambda: self._forward_rows(rows, decode, longest)
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a forward that waits for the device, for example
+            logger.warning("decode steps run without CUDA graphs, and slower: %s", summary_of(error))
+            self._graphs = None
+            return None
 
     def _run_rows(self, rows: Rows, decode: DecodeAttention, longest: int) -> torch.Tensor:
         decode.begin(rows, longest)

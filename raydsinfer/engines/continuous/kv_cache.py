@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from raydsinfer.checkpoints.sizes import size_in_words
@@ -81,13 +82,8 @@ class KVCache:
     ) -> None:
         self.layers, self.num_pages, self.page_size = tuple(layers), num_pages, page_size
         positions = (num_pages + 1) * page_size
-        # Zeros, not whatever the memory held: attention over padding multiplies it by zero, and NaN would stay NaN.
-        self.keys = [
-            torch.zeros(positions, layer.num_heads, layer.key_size, dtype=dtype, device=device) for layer in layers
-        ]
-        self.values = [
-            torch.zeros(positions, layer.num_heads, layer.value_size, dtype=dtype, device=device) for layer in layers
-        ]
+        self.keys = [_zeros((positions, layer.num_heads, layer.key_size), dtype, device) for layer in layers]
+        self.values = [_zeros((positions, layer.num_heads, layer.value_size), dtype, device) for layer in layers]
 
     @property
     def padding_page(self) -> int:
@@ -110,3 +106,12 @@ class KVCache:
         """
         self.keys[layer].index_copy_(0, where, key)
         self.values[layer].index_copy_(0, where, value)
+
+
+def _zeros(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> torch.Tensor:
+    """Zeros, not whatever the memory held: attention over padding multiplies it by zero, and NaN would stay NaN."""
+    if device != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # The system hands out zeroed memory page by page when it is written to; torch would write all of it at once.
+    whole = np.zeros(shape[0] * shape[1] * shape[2] * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(whole).view(dtype).view(shape)

@@ -24,8 +24,8 @@ class PageTables:
         self._filled = [0] * num_slots
 
     def update(self, plan: StepPlan) -> None:
-        """Take over the pages of a step's sequences, and copy the table if anything is new."""
-        admitted, changed = set(plan.admitted), False
+        """Take over the pages of a step's sequences, and copy the rows of those that have new ones."""
+        admitted, changed = set(plan.admitted), []
         for chunk in plan.chunks:
             slot, pages = chunk.slot, chunk.pages
             if chunk.sequence in admitted:
@@ -33,9 +33,11 @@ class PageTables:
             filled = self._filled[slot]
             if filled < len(pages):
                 self.host[slot, filled : len(pages)] = pages[filled:]
-                self._filled[slot], changed = len(pages), True
+                self._filled[slot] = len(pages)
+                changed.append(slot)
         if changed:
-            self.device.copy_(upload(self.host, self.device.device), non_blocking=True)
+            rows = np.array(changed)
+            self.device.index_copy_(0, upload(rows, self.device.device), upload(self.host[rows], self.device.device))
 
 
 def upload(array: np.ndarray, device: torch.device | str) -> torch.Tensor:

@@ -61,29 +61,6 @@ class Prompts:
     seen_starts: torch.Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepInputs:
-    """All of a step. Packed tokens are the decode rows, then the prompts.
-
-    Args:
-        rows: Decode rows, or None.
-        prompts: Prefill chunks, or None.
-        sampled: Places in the packed step whose logits are wanted, int64 (sampled,); None: all of them.
-        slots: Their slots, int64 (sampled,).
-        positions: Positions that the new tokens will have, int64 (sampled,).
-        host_slots: `slots` on the host.
-        sequences: Whose tokens they are.
-    """
-
-    rows: Rows | None
-    prompts: Prompts | None
-    sampled: torch.Tensor | None
-    slots: torch.Tensor
-    positions: torch.Tensor
-    host_slots: list[int]
-    sequences: tuple[int, ...]
-
-
 def decode_array(chunks: tuple[Chunk, ...], tables: PageTables, page_size: int, padded: int) -> np.ndarray:
     """Slots, positions, places in the cache and lengths of decode rows, int64 (4, padded)."""
     array = np.empty((4, padded), dtype=np.int64)

@@ -2,56 +2,97 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 
 from raydsinfer.config import Attention
-from raydsinfer.engines.continuous.attention.base import PrefillAttention
+from raydsinfer.engines.continuous.agreement import Agreement
+from raydsinfer.engines.continuous.attention.base import DecodeAttention, PrefillAttention
 from raydsinfer.engines.continuous.attention.flashinfer import HEAD_SIZES, FlashInferDecode, Workspace
 from raydsinfer.engines.continuous.attention.flex import FlexDecode
 from raydsinfer.engines.continuous.attention.sdpa import SdpaDecode, SdpaPrefill
 from raydsinfer.engines.continuous.attention.varlen import VarlenPrefill, varlen_function
 from raydsinfer.engines.continuous.executor import Attentions
 from raydsinfer.engines.continuous.kv_cache import KVCache
-from raydsinfer.engines.continuous.page_tables import PageTables
-from raydsinfer.errors import UnsupportedError
+from raydsinfer.engines.continuous.page_tables import PageTables, upload
+from raydsinfer.engines.continuous.step_inputs import decode_array, rows_of
+from raydsinfer.errors import UnsupportedError, summary_of
+
+logger = logging.getLogger(__name__)
 
 _AMPERE = (8, 0)  # FlashAttention 2 and FlashInfer need its instructions
 
 
 def choose_attention(
-    wanted: Attention, cache: KVCache, tables: PageTables, *, windows: bool, device: str
+    wanted: Attention, cache: KVCache, tables: PageTables, agreement: Agreement, *, windows: bool, device: str
 ) -> Attentions:
-    """The attention of decode rows and prefill chunks.
+    """The attention of decode rows and prefill chunks; the same kind on all ranks.
 
     `auto` takes FlashInfer where it is installed and fits, else FlexAttention, and on CPUs and GPUs before
-    Ampere `scaled_dot_product_attention`; docs/benchmarks.md has the figures that this order is made from.
+    Ampere `scaled_dot_product_attention`; docs/benchmarks.md has the figures that this order is made from. Kernels
+    that are compiled are tried out, and the next kind is taken where that fails.
 
     Args:
         wanted: `EngineConfig.attention`.
         cache: Keys and values.
         tables: Pages of each slot.
+        agreement: With the other ranks.
         windows: Whether a layer sees only part of the sequence.
         device: torch device as a string.
 
     Raises:
         UnsupportedError: What is wanted does not go with the model or the device.
     """
-    reasons = {"flashinfer": _against_flashinfer(cache, device, windows), "flex": _against_flex(cache, device, windows)}
-    if reason := reasons.get(wanted):
-        raise UnsupportedError(what=f"attention={wanted!r}", why=reason, instead="Use attention='auto'.")
-    chosen = wanted if wanted != "auto" else next((name for name, reason in reasons.items() if not reason), "sdpa")
     prefill = _prefill(cache, device, windows)
-    if chosen == "flashinfer":
-        workspace = Workspace(device)
-        return Attentions(
-            decode=lambda batch: FlashInferDecode(cache, tables, workspace, batch), prefill=prefill, pads=False
-        )
-    if chosen == "flex":
-        sizes = (8, 64, len(tables.host) - 1)
-        return Attentions(decode=lambda batch: FlexDecode(cache, tables, sizes), prefill=prefill, pads=False)
+    kinds = {"flashinfer": _against_flashinfer, "flex": _against_flex}
+    for name, against in kinds.items():
+        if wanted not in ("auto", name):
+            continue
+        problem = against(cache, device, windows)
+        fits = not problem
+        attentions = Attentions(decode=_maker(name, cache, tables, device), prefill=prefill, pads=False)
+        problem = problem or _problem_of(attentions, cache, tables, device)
+        if not agreement.largest(bool(problem)):
+            return attentions
+        problem = problem or "another rank of the gang cannot use it"
+        if wanted == name:
+            raise UnsupportedError(what=f"attention={wanted!r}", why=problem, instead="Use attention='auto'.")
+        if fits:
+            logger.warning("attention=%r does not work here: %s", name, problem)
     return Attentions(decode=lambda batch: SdpaDecode(cache, tables), prefill=prefill, pads=True)
+
+
+def _maker(name: str, cache: KVCache, tables: PageTables, device: str) -> Callable[[int | None], DecodeAttention]:
+    if name == "flex":
+        sizes = (8, 64, len(tables.host) - 1)
+        return lambda batch: FlexDecode(cache, tables, sizes)
+    workspaces: list[Workspace] = []
+
+    def flashinfer(batch: int | None) -> DecodeAttention:
+        if not workspaces:
+            workspaces.append(Workspace(device))
+        return FlashInferDecode(cache, tables, workspaces[0], batch)
+
+    return flashinfer
+
+
+def _problem_of(attentions: Attentions, cache: KVCache, tables: PageTables, device: str) -> str:
+    """What goes wrong with two rows of padding, which compiles the kernels; empty if nothing does."""
+    layer, array = cache.layers[0], decode_array((), tables, cache.page_size, 2)
+    try:
+        rows, decode = rows_of(array, upload(array, device), 0), attentions.decode(None)
+        query = torch.zeros(2, layer.num_query_heads, layer.key_size, dtype=cache.keys[0].dtype, device=device)
+        decode.begin(rows, 1)
+        decode.attend(0, query, rows=rows, longest=1, scale=1.0, window=None)
+        torch.cuda.synchronize()
+    except torch.AcceleratorError:
+        raise  # nothing works in this process any more
+    except Exception as error:  # no compiler, another version, …
+        return summary_of(error)
+    return ""
 
 
 def _prefill(cache: KVCache, device: str, windows: bool) -> PrefillAttention:
@@ -67,7 +108,7 @@ def _against_flashinfer(cache: KVCache, device: str, windows: bool) -> str:
         return reason
     layer = cache.layers[0]
     if find_spec("flashinfer") is None:
-        return "flashinfer is not installed (pip install flashinfer-python)"
+        return "FlashInfer is not installed (pip install raydsinfer[flashinfer])"
     if windows or set(cache.layers) != {layer}:
         return "it wants layers that are all alike and see the whole sequence"
     if layer.key_size != layer.value_size or layer.key_size not in HEAD_SIZES:
@@ -89,7 +130,7 @@ def _against_flex(cache: KVCache, device: str, windows: bool) -> str:
 
 def _lacks_ampere(device: str, cache: KVCache) -> str:
     if device == "cpu":
-        return "it is for GPUs"
+        return "its kernels are for GPUs"
     if torch.cuda.get_device_capability(device) < _AMPERE:
         return "it needs a GPU of compute capability 8.0 (Ampere) or newer"
     if cache.keys[0].dtype not in (torch.float16, torch.bfloat16):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,10 +100,6 @@ class Sampler:
     def flush(self) -> None:
         """Copy admissions to the device: before a graph that holds `greedy` or reads `history` is replayed."""
         self._table.flush()
-
-    def is_plain_greedy(self, host_slots: Iterable[int]) -> bool:
-        """Whether `greedy` does all that these slots want."""
-        return self._table.is_plain(host_slots)
 
     def greedy(self, logits: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Most likely tokens, int64 (rows,); can be captured in a CUDA graph.

@@ -27,15 +27,16 @@ class StopRule:
         self._max_new_tokens, self._stops = generation.max_new_tokens, generation.stop_list
         self._eos_ids, self._decode = eos_ids, decode
 
-    def finish_reason(self, token_ids: Sequence[int]) -> FinishReason | None:
-        """Why the sequence ends with its last token; None if it goes on.
+    def finish_reason(self, before: Sequence[int], token: int) -> FinishReason | None:
+        """Why the sequence ends with a token; None if it goes on.
 
         Args:
-            token_ids: Its new tokens, at least one, none of which but the last ended it.
+            before: Its new tokens before that one, none of which ended it.
+            token: The newest.
         """
-        if token_ids[-1] in self._eos_ids:
+        if token in self._eos_ids:
             return "stop"
         # Text costs far more than tokens, so only rows with stop strings are decoded.
-        if self._stops and ends_with_stop(token_ids, self._decode, self._stops):
+        if self._stops and ends_with_stop([*before, token], self._decode, self._stops):
             return "stop"
-        return "length" if len(token_ids) >= self._max_new_tokens else None
+        return "length" if len(before) + 1 >= self._max_new_tokens else None

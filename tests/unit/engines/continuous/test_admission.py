@@ -252,16 +252,26 @@ def test_new_ones_start_together() -> None:
     assert house.admit() == [8, 9, 10]
 
 
-def test_new_ones_are_held_back_until_there_is_memory_for_all() -> None:
-    house = House(min_admission=2, num_pages=20)
+def test_new_ones_are_held_back_until_there_is_memory_for_an_eighth_of_those_that_run() -> None:
+    house = House(min_admission=4, max_running=64, num_pages=18, max_step_tokens=1000)
+    running = [house.wait(4, 0) for _ in range(18)]
+    for _ in range(9):
+        house.wait(4, 0)
+    assert house.admit() == list(range(18)), "no memory for more"
+    house.end(running[0])
+    assert house.admit() == []
+    house.end(running[1])
+    assert house.admit() == [18, 19]
+
+
+def test_few_that_run_wait_for_nothing_but_memory() -> None:
+    house = House(min_admission=4, num_pages=20)
     running = [house.wait(20, 1) for _ in range(4)]
     for _ in range(4):
         house.wait(20, 1)
     assert house.admit() == [0, 1, 2, 3]
     house.end(running[0])
-    assert house.admit() == []
-    house.end(running[1])
-    assert house.admit() == [4, 5]
+    assert house.admit() == [4]
 
 
 def test_no_more_are_held_back_than_run() -> None:

@@ -84,6 +84,7 @@ class Loop:
             scheduler=self.scheduler,
             executor=self.model,  # type: ignore[arg-type]
             sampler=sampler,
+            vocab_size=VOCAB,
             eos_ids=[EOS],
             decode=decode,
             statistics=self.statistics,
@@ -209,6 +210,15 @@ def test_what_can_never_run_is_answered_at_once_and_harms_nobody() -> None:
     assert loop.finish([ask(4, (5, 6))]) == [
         GenerateAnswer(key=key, completions=alone(ask(key, prompt))) for key, prompt in ((1, (1, 2, 3)), (4, (5, 6)))
     ]
+
+
+def test_a_token_that_the_model_does_not_know_is_answered_at_once_and_harms_nobody() -> None:
+    loop = Loop()
+    answers = loop.finish([ask(0, [1, VOCAB]), ask(1), ask(2, [-1])])
+    errors = {answer.key: answer.error for answer in answers}
+    assert f"token {VOCAB} of the prompt is not among the model's {VOCAB} tokens" in errors[0]
+    assert "token -1" in errors[2]
+    assert errors[1] == ""
 
 
 def test_calls_end_after_their_steps_or_when_nothing_is_left() -> None:

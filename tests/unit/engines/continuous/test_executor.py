@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from raydsinfer.config import GenerationConfig
+from raydsinfer.engines.base import RankContext
+from raydsinfer.engines.continuous.agreement import Agreement
 from raydsinfer.engines.continuous.attention.choice import choose_attention
 from raydsinfer.engines.continuous.executor import Executor
 from raydsinfer.engines.continuous.forward import Forward
@@ -39,7 +41,9 @@ def model(request: pytest.FixtureRequest) -> Any:
 class Device:
     """An executor and what it is made of."""
 
-    def __init__(self, model: Any, agree: Callable[[torch.Tensor], None] | None = None) -> None:
+    def __init__(
+        self, model: Any, agree: Callable[[torch.Tensor], None] | None = None, *, graphs: bool = False
+    ) -> None:
         self.model, self.statistics = model, Statistics()
         routes = Routes(model)
         forward = Forward(model, routes)
@@ -54,11 +58,11 @@ class Device:
             cache=cache,
             tables=tables,
             sampler=self.sampler,
-            attentions=choose_attention("auto", cache, tables, windows=windows, device="cpu"),
+            attentions=choose_attention("auto", cache, tables, Agreement(RankContext()), windows=windows, device="cpu"),
             max_running=3,
             max_tokens=16,
             device="cpu",
-            graphs=False,
+            graphs=graphs,
             agree=agree,
             statistics=self.statistics,
         )
@@ -126,3 +130,14 @@ def test_tokens_and_their_log_probabilities_can_be_another_ranks(model: Any) -> 
     launched = device.executor.launch(StepPlan(0, (prefill(0, 0, 9), prefill(1, 0, 4)), (0, 1)))
     assert launched.wait() == ([77, 77], [77.0, 77.0])
     assert device.sampler.history[0, 9] == device.sampler.history[1, 4] == 77
+
+
+def test_a_step_that_cannot_be_captured_is_computed_all_the_same(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    device = Device(model, graphs=True)  # without a GPU nothing can be captured
+    device.executor.launch(StepPlan(0, (prefill(0, 0, 9),), (0,)))
+    for position in (9, 10):
+        known = device.sampler.history[0, : position + 1].tolist()
+        launched = device.executor.launch(StepPlan(position, (decode(0, position),), ()))
+        assert launched.wait()[0] == [int(device.plain(known).argmax())]
+    assert device.executor.num_graphs == 0
+    assert caplog.text.count("decode steps run without CUDA graphs") == 1

@@ -182,14 +182,6 @@ def test_the_same_seed_repeats_and_another_does_not() -> None:
     assert new[0] == new[1] != new[2]
 
 
-def test_plain_greedy_is_told_on_the_host() -> None:
-    sampler = make_sampler()
-    sampler.admit(0, [1], 1, GenerationConfig(min_new_tokens=3, temperature=0.5), seed=0)
-    sampler.admit(1, [1], 1, GenerationConfig(return_logprobs=True), seed=0)
-    assert sampler.is_plain_greedy([0, 2, 4])
-    assert not sampler.is_plain_greedy([0, 1])
-
-
 def test_the_pieces_for_a_graph_do_what_sampling_does() -> None:
     logits = random_logits(7, 4, VOCAB).half()
     logits[0, 7] = logits[1, 7] = 100
