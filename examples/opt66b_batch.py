@@ -2,6 +2,8 @@
 
 python examples/opt66b_batch.py
 python examples/opt66b_batch.py --engine echo      (a rehearsal on this machine, without a model)
+
+Kernel injection, as the job had it, batches statically. Without `kernel_inject` rows join and leave a running batch.
 """
 
 import argparse
