@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,19 @@ class DeepSpeedCheckpoint(Checkpoint):
     def from_checkpoint(cls, checkpoint: Checkpoint) -> DeepSpeedCheckpoint:
         """Any Ray checkpoint whose directory holds a model; one of ours comes back as it is."""
         return checkpoint if isinstance(checkpoint, cls) else cls(checkpoint.path, checkpoint.filesystem)
+
+    def replaced(self, **settings: Any) -> DeepSpeedCheckpoint:
+        """The same model with some inference settings changed.
+
+        Args:
+            **settings: Of `EngineConfig`, by name.
+
+        Raises:
+            ConfigurationError: A setting is wrong.
+        """
+        changed = copy.copy(self)
+        changed._spec = replace(self._spec, config=self._spec.config.replaced(settings))
+        return changed
 
     @property
     def spec(self) -> EngineSpec:

@@ -20,7 +20,7 @@ from raydsinfer.groups.worker_group import WorkerGroup
 from raydsinfer.predictor import Predictor
 from raydsinfer.rows.answers import Answer, answer_bad_row, answer_refused, answer_request
 from raydsinfer.rows.columns import InputColumns, kept_names, output_frame, output_table
-from raydsinfer.rows.limits import check_generation
+from raydsinfer.rows.limits import check_generation, must_be_static
 from raydsinfer.rows.request import BadRow, Request, Row, read_row
 from raydsinfer.serving.service import ContinuousService, Service, StaticService
 from raydsinfer.serving.shared_tokenizer import SharedTokenizer
@@ -108,9 +108,10 @@ class DeepSpeedPredictor(Predictor):
         from ray.train import ScalingConfig
 
         input_columns = InputColumns(prompt=prompt_column, messages=messages_column, generation=generation_column)
-        spec = DeepSpeedCheckpoint.from_checkpoint(checkpoint).spec
+        own = DeepSpeedCheckpoint.from_checkpoint(checkpoint)
         # Against the engine's limits each call is checked, with its own settings on top of these.
         defaults = GenerationConfig(**generation)
+        spec = (own.replaced(batching="static") if must_be_static(own.spec.config, defaults) else own).spec
         # First what can fail without a gang.
         tokenizer = load_tokenizer(spec)
         group = WorkerGroup.create(

@@ -14,6 +14,15 @@ def may_batch_continuously(config: EngineConfig) -> bool:
     return config.batching == "continuous"
 
 
+def must_be_static(config: EngineConfig, generation: GenerationConfig) -> bool:
+    """Whether a gang for rows with these settings should batch statically from the start.
+
+    Beams are generated statically also by a gang that batches continuously, but beside a KV cache that has taken
+    most of the memory; where all rows want them, that cache is of no use.
+    """
+    return config.batching == "auto" and bool(needs_static(generation))
+
+
 def num_sequences(generation: GenerationConfig) -> int:
     """Rows of the engine's batch that one prompt takes."""
     return max(generation.num_beams, generation.num_return_sequences)

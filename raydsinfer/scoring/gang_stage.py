@@ -18,6 +18,7 @@ from raydsinfer.errors import InvalidSettingError
 from raydsinfer.groups.keeper import start_keeper
 from raydsinfer.groups.placement import gang_request, read_nodes
 from raydsinfer.rows.columns import InputColumns, kept_names, output_schema
+from raydsinfer.rows.limits import must_be_static
 from raydsinfer.scoring.executions import watch_executions
 from raydsinfer.scoring.flow import Flow, plan_flow
 from raydsinfer.scoring.pool import ScoringPool, pool_size
@@ -44,8 +45,10 @@ def predict_on_gangs(
         MissingColumnError: A column that the call names is not in the data.
     """
     checkpoint = DeepSpeedCheckpoint.from_checkpoint(plan.checkpoint)
-    config = checkpoint.spec.config
     generation = _check_generation(plan, checkpoint)
+    if must_be_static(checkpoint.spec.config, generation):
+        checkpoint = checkpoint.replaced(batching="static")
+    config = checkpoint.spec.config
     kept = kept_names(plan.keep_columns, generation)
     if plan.preprocessor is None and (names := known_columns(data)) is not None:
         _input_columns(plan.predictor_kwargs).choose(names, plan.feature_columns, kept)

@@ -10,28 +10,11 @@ import torch
 
 from raydsinfer.config import Attention, EngineConfig, GenerationConfig
 from raydsinfer.engines.base import Completion, EngineSpec, GenerateRequest, RankContext
+from tests.gpu.shapes import SHAPES
 from tests.gpu.ties import count_ties
 from tests.models import prompts, write_tiny_model
 from tests.ranks import run_ranks
 
-SHAPES = {
-    "opt": {
-        "hidden_size": 1024,
-        "ffn_dim": 4096,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 16,
-        "word_embed_proj_dim": 1024,
-        "vocab_size": 50272,
-    },
-    "llama": {
-        "hidden_size": 1024,
-        "intermediate_size": 2816,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 4,
-        "vocab_size": 32000,
-    },
-}
 LENGTHS = [40, 7, 23, 90, 1, 64, 33, 33, 120, 12, 5, 70]
 NEW_TOKENS = 24
 ATTENTIONS = ["flex", "sdpa", *(["flashinfer"] if find_spec("flashinfer") else [])]

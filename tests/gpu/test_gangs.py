@@ -15,29 +15,12 @@ from ray.util.placement_group import placement_group_table
 
 from raydsinfer import EngineConfig, GenerationConfig, WorkerGroup
 from raydsinfer.engines.base import EngineSpec, GenerateBatch
+from tests.gpu.shapes import SHAPES
 from tests.gpu.ties import count_ties
 from tests.models import prompts, write_tiny_model
 
 NEW_TOKENS = 24
 LENGTHS = [40, 7, 23, 40]
-SHAPES: dict[str, dict[str, Any]] = {
-    "opt": {
-        "hidden_size": 1024,
-        "ffn_dim": 4096,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 16,
-        "word_embed_proj_dim": 1024,
-        "vocab_size": 50272,
-    },
-    "llama": {
-        "hidden_size": 1024,
-        "intermediate_size": 2816,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 4,
-        "vocab_size": 32000,
-    },
-}
 MOST_TIES = {"float16": 3, "bfloat16": 12}  # of 120 tokens
 
 

@@ -13,6 +13,7 @@ from ray.train import Checkpoint
 
 from raydsinfer.checkpoint import SETTINGS_FILE, DeepSpeedCheckpoint
 from raydsinfer.config import EngineConfig
+from raydsinfer.engines.base import EngineSpec
 from raydsinfer.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -210,3 +211,15 @@ def test_a_web_server_has_no_directory_to_copy(tmp_path: Path) -> None:
 def test_a_kind_of_url_that_nothing_knows() -> None:
     with pytest.raises(CheckpointError, match="nothing installed here knows nosuch://"):
         DeepSpeedCheckpoint.from_pretrained("nosuch://bucket/opt", CONFIG)
+
+
+def test_settings_can_be_replaced_and_the_rest_stays(tmp_path: Path) -> None:
+    own = DeepSpeedCheckpoint.from_pretrained("some/model", EngineConfig(max_tokens=64, seed=3))
+    changed = own.replaced(batching="static", max_tokens=128)
+    assert changed.spec == EngineSpec(
+        model="some/model", config=EngineConfig(batching="static", max_tokens=128, seed=3)
+    )
+    assert own.spec.config == EngineConfig(max_tokens=64, seed=3)
+    assert pickle.loads(pickle.dumps(changed)).spec == changed.spec  # noqa: S301
+    with pytest.raises(UnknownSettingError, match="max_token"):
+        own.replaced(max_token=1)

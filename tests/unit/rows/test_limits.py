@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.errors import InvalidSettingError, UnsupportedError
-from raydsinfer.rows.limits import check_generation, may_batch_continuously
+from raydsinfer.rows.limits import check_generation, may_batch_continuously, must_be_static
 
 LOGPROBS = GenerationConfig(return_logprobs=True)
 
@@ -16,6 +18,7 @@ LOGPROBS = GenerationConfig(return_logprobs=True)
     [
         ({}, True),
         ({"kernel_inject": True}, False),
+        ({"use_cache": False}, False),
         ({"engine": "echo"}, False),
         ({"batching": "static"}, False),
         ({"engine": "echo", "batching": "continuous"}, True),
@@ -23,6 +26,14 @@ LOGPROBS = GenerationConfig(return_logprobs=True)
 )
 def test_what_is_known_before_the_start(settings: dict[str, object], may: bool) -> None:
     assert may_batch_continuously(EngineConfig(**settings)) is may
+
+
+@pytest.mark.parametrize(
+    ("batching", "num_beams", "must"), [("auto", 2, True), ("auto", 1, False), ("continuous", 2, False)]
+)
+def test_a_gang_for_beams_alone_keeps_no_cache_for_others(batching: Any, num_beams: int, must: bool) -> None:
+    config, generation = EngineConfig(batching=batching), GenerationConfig(num_beams=num_beams)
+    assert must_be_static(config, generation) is must
 
 
 def test_beams_need_the_engine_to_have_them() -> None:
