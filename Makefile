@@ -24,7 +24,7 @@ PYTEST_ARGS ?=
 export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo check test test-gpu test-ray-legacy docs clean
+.PHONY: demo check test test-on-ray test-on-ranks test-gpu test-ray-legacy docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -36,8 +36,15 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
+# Tests on Ray wait for processes most of their time, and must not meet another Ray: only one of the two has any.
 test: check
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+	$(MAKE) -j2 -Otarget test-on-ray test-on-ranks
+
+test-on-ray:
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster -m "not ranks" $(PYTEST_ARGS)
+
+test-on-ranks:
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster -m ranks $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)
