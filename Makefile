@@ -1,7 +1,7 @@
 # Everything that people and CI run. Each target makes the virtual environment it needs.
 #   make demo              a real model on two CPU ranks, prompts from this repository
 #   make check             format, lint, types, unit tests
-#   make test              check, then the tests on real Ray clusters on this machine
+#   make test              check, then the tests on real Ray clusters and on process groups, on this machine
 #   make test-gpu          the tests that need NVIDIA GPUs
 #   make test-ray-legacy   the predictor on the last Ray generation that had ray.train.predictor
 #   make docs              the documentation, into site/
