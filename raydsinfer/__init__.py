@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raydsinfer.batch_predictor import BatchPredictor
     from raydsinfer.checkpoint import DeepSpeedCheckpoint
-    from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
+    from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig, RecoveryConfig
     from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
     from raydsinfer.groups.worker_group import WorkerGroup
     from raydsinfer.nodes import run_on_every_node
@@ -25,6 +25,7 @@ _HOMES = {
     "GangConfig": "config",
     "GenerationConfig": "config",
     "Predictor": "predictor",
+    "RecoveryConfig": "config",
     "WorkerGroup": "groups.worker_group",
     "reshard": "resharding",
     "run_on_every_node": "nodes",
@@ -37,6 +38,7 @@ __all__ = [
     "GangConfig",
     "GenerationConfig",
     "Predictor",
+    "RecoveryConfig",
     "WorkerGroup",
     "reshard",
     "run_on_every_node",

@@ -78,16 +78,23 @@ class EchoFault(Settings):
     """Tells the echo engine to misbehave, so that users and tests can rehearse failures.
 
     Args:
-        rank: World rank that fails.
+        rank: World rank that fails; None: all of them.
         when: In `load` or in `generate`.
         prompt_contains: In `generate`: only if some prompt of the batch contains this text.
-        action: ``raise`` an error, ``hang``, leave with ``exit`` code 1, or ``kill`` itself.
+        action: ``raise`` an error, ``hang``, leave with ``exit`` code 1, ``kill`` itself, run out of memory
+            (``oom``) if there are more than `oom_rows` rows at once, or be ``slow``.
+        once: Path of a file that the fault makes when it strikes; it does not strike where the file is.
+        oom_rows: Rows that fit the memory.
+        slow_s: Seconds that it sleeps if it is slow.
     """
 
-    rank: int = Field(default=0, ge=0)
+    rank: int | None = Field(default=0, ge=0)
     when: Literal["load", "generate"] = "generate"
     prompt_contains: str = ""
-    action: Literal["raise", "hang", "exit", "kill"] = "raise"
+    action: Literal["raise", "hang", "exit", "kill", "oom", "slow"] = "raise"
+    once: str = ""
+    oom_rows: int = Field(default=0, ge=0)
+    slow_s: float = Field(default=1.0, ge=0)
 
 
 class EngineConfig(Settings):
@@ -297,6 +304,29 @@ def _from_environment(name: str, default: float) -> float:
     return value
 
 
+class RecoveryConfig(Settings):
+    """What happens when rows or gangs fail.
+
+    Args:
+        on_error: ``row``: a row that cannot be answered becomes a row with ``error`` set; ``raise``: the first
+            one ends the job.
+        max_error_rate: Share of rows with errors above which the job ends early, once it has enough rows to tell;
+            None: never.
+        max_restarts: Restarts that a gang has. Those that found out which row kills it do not count.
+        max_job_restarts: Restarts that all gangs of a job have together, counted likewise.
+        restart_backoff_s: Seconds before a restart that follows a restart without any answer in between; doubled
+            each time, up to a minute.
+        max_row_deaths: A row that was alone on its gang when the gang died, so many times, gets an error.
+    """
+
+    on_error: Literal["row", "raise"] = "row"
+    max_error_rate: float | None = Field(default=None, ge=0, lt=1)
+    max_restarts: int = Field(default=8, ge=0)
+    max_job_restarts: int = Field(default=64, ge=0)
+    restart_backoff_s: float = Field(default=1.0, ge=0)
+    max_row_deaths: int = Field(default=2, ge=1)
+
+
 class GangConfig(Settings):
     """Deadlines of a gang; each default can be set by the environment variable named with it.
 
@@ -307,6 +337,12 @@ class GangConfig(Settings):
             (``RAYDSINFER_START_TIMEOUT_S``, 3600: OPT-66b from a cold disk takes most of one).
         call_timeout_s: Seconds for one batch, or for some steps of continuous batching
             (``RAYDSINFER_CALL_TIMEOUT_S``, 1800: a hung collective must not hold the GPUs for a night).
+        first_step_timeout_s: Seconds without progress until the first token of a call
+            (``RAYDSINFER_FIRST_STEP_TIMEOUT_S``, 900: kernels may be compiled, and graphs captured).
+        step_timeout_s: Seconds without progress between two steps, or while loading
+            (``RAYDSINFER_STEP_TIMEOUT_S``, 300). Ranks whose steps are slow get more.
+        heartbeat_timeout_s: Seconds that a process may be silent altogether
+            (``RAYDSINFER_HEARTBEAT_TIMEOUT_S``, 60: a process that holds Python's lock in a long call is).
         lease_ttl_s: A placement group whose predictor was silent this long is given back
             (``RAYDSINFER_LEASE_TTL_S``, 10: longer than any pause of a healthy process).
     """
@@ -316,4 +352,11 @@ class GangConfig(Settings):
     )
     start_timeout_s: float = Field(default_factory=lambda: _from_environment("RAYDSINFER_START_TIMEOUT_S", 3600), gt=0)
     call_timeout_s: float = Field(default_factory=lambda: _from_environment("RAYDSINFER_CALL_TIMEOUT_S", 1800), gt=0)
+    first_step_timeout_s: float = Field(
+        default_factory=lambda: _from_environment("RAYDSINFER_FIRST_STEP_TIMEOUT_S", 900), gt=0
+    )
+    step_timeout_s: float = Field(default_factory=lambda: _from_environment("RAYDSINFER_STEP_TIMEOUT_S", 300), gt=0)
+    heartbeat_timeout_s: float = Field(
+        default_factory=lambda: _from_environment("RAYDSINFER_HEARTBEAT_TIMEOUT_S", 60), gt=0
+    )
     lease_ttl_s: float = Field(default_factory=lambda: _from_environment("RAYDSINFER_LEASE_TTL_S", 10), gt=0)

@@ -7,15 +7,19 @@
     │   └── UnsupportedError        a known combination that cannot work, or not yet
     ├── DataError                   the caller: the data set does not fit the call
     │   ├── MissingColumnError
-    │   └── InputError              rows cannot be read from where they should come
+    │   ├── InputError              rows cannot be read from where they should come
+    │   ├── RowFailedError          a row failed and the call said that none may
+    │   └── ErrorRateError          more rows failed than the call allows
     ├── RowError                    one row is bad; becomes that row's `error`, never raised to a user
     ├── OutputError                 the caller: the result cannot be written where it was asked for
+    ├── RunDirectoryError           the caller: a run cannot be kept in, or continued from, that directory
     ├── CheckpointError             whoever made the model directory
     │   ├── CheckpointNotFoundError
     │   ├── CorruptCheckpointError  truncated, missing or unreadable files
     │   └── WeightsMismatchError    tensors that nothing took, or parameters never filled
     ├── ClusterCapacityError        whoever runs the cluster: the gang cannot be placed
     ├── WorkerGroupError            one or more ranks failed (rank → cause)
+    ├── RestartsExhaustedError      a gang was started again as often as it may be (what happened each time)
     ├── RankDiedError               a cause: the process of a rank ended
     ├── RankTimeoutError            a cause: a rank did not answer in time
     ├── NodeDiedError               a node's result: the process or the whole node ended
@@ -157,6 +161,48 @@ class InputError(DataError):
 
 
 @dataclass(kw_only=True, eq=False)
+class RowFailedError(DataError):
+    """A row failed, and the job was told to end with the first that does.
+
+    Args:
+        key: The row's key, as in a run directory: hexadecimal digits.
+        row: What the row asks for, shortened.
+        reason: The row's error.
+    """
+
+    key: str
+    row: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"row {self.key} ({self.row}) failed: {self.reason}. With on_error='row' the job would go on."
+
+
+@dataclass(kw_only=True, eq=False)
+class ErrorRateError(DataError):
+    """More rows failed than the job was told to bear.
+
+    Args:
+        num_rows: Rows that were answered or failed so far.
+        num_errors: Those that failed.
+        limit: `RecoveryConfig.max_error_rate`.
+        example: The error of one of them.
+    """
+
+    num_rows: int
+    num_errors: int
+    limit: float
+    example: str
+
+    def __str__(self) -> str:
+        share = self.num_errors / max(1, self.num_rows)
+        return (
+            f"{self.num_errors} of {self.num_rows} rows failed ({share:.1%}), more than max_error_rate={self.limit:g}"
+            f" allows. One of them: {self.example}"
+        )
+
+
+@dataclass(kw_only=True, eq=False)
 class RowError(RaydsinferError):
     """One row cannot be answered; the others can.
 
@@ -188,6 +234,24 @@ class OutputError(RaydsinferError):
 
     def __str__(self) -> str:
         return f"cannot write {self.path}: {self.reason}.{' ' + self.hint if self.hint else ''}"
+
+
+@dataclass(kw_only=True, eq=False)
+class RunDirectoryError(RaydsinferError):
+    """A run cannot be kept in a directory, or not be continued from it.
+
+    Args:
+        path: The directory or a file in it.
+        reason: What is wrong.
+        hint: The next step.
+    """
+
+    path: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}.{' ' + self.hint if self.hint else ''}"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -287,11 +351,13 @@ class WorkerGroupError(RaydsinferError):
         gang: The worker group's name.
         phase: What it was doing (``start``, ``load``, ``generate``, …).
         causes: World rank → exception, of the ranks that had failed when this was raised.
+        stacks: World rank → what its threads were doing, where the gang was stuck; innermost call last.
     """
 
     gang: str
     phase: str
     causes: Mapping[int, BaseException]
+    stacks: Mapping[int, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         by_text: dict[str, list[int]] = {}
@@ -299,6 +365,30 @@ class WorkerGroupError(RaydsinferError):
             by_text.setdefault(f"{type(cause).__name__}: {cause}", []).append(rank)
         lines = [f"  rank {', '.join(map(str, ranks))}: {text}" for text, ranks in by_text.items()]
         return f"{self.gang} failed in {self.phase}:\n" + "\n".join(lines)
+
+
+@dataclass(kw_only=True, eq=False)
+class RestartsExhaustedError(RaydsinferError):
+    """A gang, or all gangs of a job together, failed more often than they may be started again.
+
+    Args:
+        gang: The worker group's name.
+        limit: How many restarts there are.
+        setting: The setting that says so, ``max_restarts`` or ``max_job_restarts``.
+        history: The gang's failures, oldest first, a line of words each.
+    """
+
+    gang: str
+    limit: int
+    setting: str
+    history: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = "\n".join(f"  {line}" for line in self.history)
+        return (
+            f"{self.gang} failed again and was not restarted: RecoveryConfig({self.setting}={self.limit}) is used up."
+            f" Its failures:\n{lines}\nIf they have one cause, see to it; if not, raise the limit."
+        )
 
 
 @dataclass(kw_only=True, eq=False)
@@ -383,12 +473,14 @@ class EngineError(RaydsinferError):
         reason: What came back.
         hint: The next step.
         fatal: Whether the rank can take no more calls, as after an error on the GPU itself.
+        out_of_memory: Whether fewer rows at once might do.
     """
 
     doing: str
     reason: str
     hint: str = ""
     fatal: bool = False
+    out_of_memory: bool = False
 
     def __str__(self) -> str:
         return f"{self.doing}: {self.reason}.{' ' + self.hint if self.hint else ''}"

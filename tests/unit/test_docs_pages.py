@@ -25,7 +25,7 @@ def hooks() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["EngineConfig", "GenerationConfig", "GangConfig", "EchoFault"])
+@pytest.mark.parametrize("name", ["EngineConfig", "GenerationConfig", "GangConfig", "RecoveryConfig", "EchoFault"])
 def test_each_setting_has_a_row_with_its_words(hooks: Any, name: str) -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert f"<!-- settings: {name} -->" in page

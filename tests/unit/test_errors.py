@@ -19,6 +19,7 @@ from raydsinfer.errors import (
     CorruptCheckpointError,
     DataError,
     EngineError,
+    ErrorRateError,
     InputError,
     InvalidSettingError,
     MissingColumnError,
@@ -28,7 +29,10 @@ from raydsinfer.errors import (
     RankDiedError,
     RankTimeoutError,
     RaydsinferError,
+    RestartsExhaustedError,
     RowError,
+    RowFailedError,
+    RunDirectoryError,
     UnknownSettingError,
     UnsupportedError,
     WeightsMismatchError,
@@ -73,6 +77,10 @@ EXAMPLES: dict[type[RaydsinferError], RaydsinferError] = {
         NodeDiedError(node="10.0.0.1", node_id="ab12", reason="the node was lost"),
         NodeTimeoutError(node="10.0.0.1", node_id="ab12", timeout_s=1.5),
         EngineError(doing="generate", reason="CUDA error", hint="Restart."),
+        RowFailedError(key="0a1b", row="prompt 'Hello'", reason="prompt: it is empty"),
+        ErrorRateError(num_rows=200, num_errors=30, limit=0.1, example="prompt: it is empty"),
+        RunDirectoryError(path="/run", reason="another model was used", hint="Use another directory."),
+        RestartsExhaustedError(gang="gang-1", limit=2, setting="max_restarts", history=("generate: rank 0 died",)),
     )
 }
 

@@ -18,6 +18,7 @@ PUBLIC = [
     "GangConfig",
     "GenerationConfig",
     "Predictor",
+    "RecoveryConfig",
     "WorkerGroup",
     "reshard",
     "run_on_every_node",
