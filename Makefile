@@ -19,12 +19,13 @@ LEGACY_RAY := ray[data,train]==2.53.*
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 3
 
 # Nothing of DeepSpeed is compiled at installation.
 export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo check test test-on-ray test-on-ranks test-gpu test-ray-legacy docs clean
+.PHONY: demo check test test-gpu test-ray-legacy docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -36,15 +37,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
-# Tests on Ray wait for processes most of their time, and must not meet another Ray: only one of the two has any.
+# These wait for other processes most of their time: several modules at once, each with a Ray of its own.
 test: check
-	$(MAKE) -j2 -Otarget test-on-ray test-on-ranks
-
-test-on-ray:
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster -m "not ranks" $(PYTEST_ARGS)
-
-test-on-ranks:
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster -m ranks $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)

@@ -53,4 +53,4 @@ def batch() -> GenerateBatch:
 @pytest.fixture
 def quick() -> GangConfig:
     """Deadlines for tests that do not wait for one."""
-    return GangConfig(placement_timeout_s=60, start_timeout_s=60, call_timeout_s=60, lease_ttl_s=3)
+    return GangConfig(placement_timeout_s=120, start_timeout_s=120, call_timeout_s=120, lease_ttl_s=3)

@@ -10,8 +10,6 @@ from typer.testing import CliRunner
 
 from raydsinfer.cli.main import app
 
-pytestmark = pytest.mark.ranks
-
 
 @pytest.mark.slow
 def test_weights_that_were_cut_and_deepspeeds_own_loader_give_the_same_parameters(tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ from typer.testing import CliRunner
 
 from raydsinfer.cli.main import app
 
-pytestmark = pytest.mark.ranks
-
 
 @pytest.mark.slow
 def test_engines_side_by_side_give_the_same_tokens(tmp_path: Path) -> None:

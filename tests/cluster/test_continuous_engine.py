@@ -24,7 +24,7 @@ from raydsinfer.engines.base import (
 from tests.models import plain_greedy, prompts, write_tiny_model
 from tests.ranks import run_ranks
 
-pytestmark = [pytest.mark.slow, pytest.mark.ranks]
+pytestmark = pytest.mark.slow
 
 FAMILIES = {
     "opt": {},

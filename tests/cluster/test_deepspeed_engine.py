@@ -16,8 +16,6 @@ from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, RankC
 from tests.models import plain_greedy, prompts, write_tiny_model
 from tests.ranks import run_ranks
 
-pytestmark = pytest.mark.ranks
-
 NEW_TOKENS = 10
 LENGTHS = [12, 5, 9]
 AUTOTP_FAMILIES = ["opt", "gptj", "gpt_neox", "gpt_neo", "llama", "qwen2", "mistral"]

@@ -18,8 +18,6 @@ from raydsinfer.engines.base import EngineSpec, RankContext
 from raydsinfer.engines.resharding import checked_settings
 from tests.models import write_tiny_model
 
-pytestmark = pytest.mark.ranks
-
 # Sizes that three ranks share unevenly, but with a key-value head for each.
 GROUPED = {"hidden_size": 96, "num_attention_heads": 12, "num_key_value_heads": 4}
 FAMILIES: dict[str, dict[str, Any]] = {

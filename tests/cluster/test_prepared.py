@@ -19,8 +19,6 @@ from raydsinfer.engines.slice_process import slice_rules_in_process
 from raydsinfer.errors import EngineError, UnsupportedError
 from tests.models import write_tiny_model
 
-pytestmark = pytest.mark.ranks
-
 ROOT = Path(__file__).parents[2]
 
 # Without `if __name__ == "__main__"`, as scripts are; and within what could be a rank of a gang.

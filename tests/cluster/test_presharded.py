@@ -18,8 +18,6 @@ from raydsinfer.errors import UnsupportedError
 from tests.models import write_tiny_model
 from tests.ranks import run_ranks
 
-pytestmark = pytest.mark.ranks
-
 
 def save(context: Any, model: Path, target: Path) -> None:
     from raydsinfer.engines import deepspeed_setup

