@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from raydsinfer.engines.continuous.compiling import CompiledLayers
+from raydsinfer.engines.continuous.compiling import CompiledLayers, compiler_problem
 
 
 class Layer(nn.Module):
@@ -86,3 +86,16 @@ def test_a_model_without_lists_of_layers() -> None:
     compiled.compile()
     with compiled:
         pass
+
+
+def test_without_a_compiler_it_says_why_nothing_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile(function: Any, **_: Any) -> Any:
+        def fail(_: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no C compiler here")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile)
+    assert "no C compiler here" in compiler_problem("cpu")
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    assert not compiler_problem("cpu")

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from raydsinfer.config import Attention
 from raydsinfer.engines.base import RankContext
 from raydsinfer.engines.continuous.agreement import Agreement
+from raydsinfer.engines.continuous.attention import choice
 from raydsinfer.engines.continuous.attention.choice import choose_attention
 from raydsinfer.engines.continuous.attention.sdpa import SdpaDecode, SdpaPrefill
 from raydsinfer.errors import UnsupportedError
@@ -31,3 +34,26 @@ def test_what_needs_a_gpu_is_refused_on_a_cpu(wanted: Attention) -> None:
     with pytest.raises(UnsupportedError, match=f"attention='{wanted}'.*its kernels are for GPUs") as caught:
         choose_attention(wanted, paged.cache, paged.tables, Agreement(RankContext()), windows=False, device="cpu")
     assert caught.value.instead == "Use attention='auto'."
+
+
+class NeedsCompiler:
+    """Instead of an attention whose kernels are compiled at their first use."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def begin(self, *_: Any) -> None:
+        raise RuntimeError("no nvcc here")
+
+
+def test_kernels_that_do_not_compile_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paged, agreement = Paged([5], page_size=16), Agreement(RankContext())
+    monkeypatch.setattr(choice, "_against_flex", lambda *_: "")
+    monkeypatch.setattr(choice, "FlexDecode", NeedsCompiler)
+    chosen = choose_attention("auto", paged.cache, paged.tables, agreement, windows=False, device="cpu")
+    assert isinstance(chosen.decode(None), SdpaDecode)
+    assert caplog.text.count("attention='flex' does not work here: ") == caplog.text.count("no nvcc here") == 1
+    with pytest.raises(UnsupportedError, match=r"attention='flex'.*no nvcc here"):
+        choose_attention("flex", paged.cache, paged.tables, agreement, windows=False, device="cpu")
