@@ -98,9 +98,9 @@ def _filled(
             reader=reader, account=account, shapes=shapes, copier=copier, begin=partial(meter.start, "weights")
         )
         if kernels:
-            fill_injected(model, injection.injected_layers(model), filler, context, dtype)
+            fill_injected(model, injection.injected_layers(model), filler, rank, tp_size)
         else:
-            fill_autotp(model, filler, context.world_rank)
+            fill_autotp(model, filler, rank)
         copier.finish()
         meter.add(0)  # all of it has arrived now
         account.close(ignorable_names(model, buffers))

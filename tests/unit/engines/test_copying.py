@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from raydsinfer.engines.copying import Copier, reader_threads
+from raydsinfer.engines.copying import Copier, Copy, reader_threads
 
 
 def copied(target: torch.Tensor, parts: list[torch.Tensor], dim: int = 0, **settings: int) -> tuple[torch.Tensor, int]:
     counted: list[int] = []
     with Copier("cpu", 2, counted.append, **settings) as copier:
-        copier.wait(copier.copy(target, parts, dim))
+        copier.wait(copier.start([Copy(target, parts, dim)]))
         copier.finish()
     return target, sum(counted)
 
@@ -47,9 +47,30 @@ def test_small_and_empty_tensors(shape: tuple[int, ...]) -> None:
     assert torch.equal(copied(torch.zeros(shape), [source])[0], source)
 
 
+def test_many_tensors_of_all_sizes_arrive_each_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydsinfer.engines.copying._BATCH_BYTES", 3000)
+    sources = [torch.randn(size, dtype=dtype) for size in (1, 90, 700, 99_000) for dtype in (torch.float32, torch.half)]
+    counted: list[int] = []
+    copies = [Copy(torch.empty_like(source, dtype=torch.float32), [source]) for source in sources * 5]
+    with Copier("cpu", 2, counted.append) as copier:
+        copier.wait(copier.start(copies))
+    assert all(torch.equal(copy.target, copy.parts[0].float()) for copy in copies)
+    assert sum(counted) == sum(copy.target.nbytes for copy in copies)
+
+
+@pytest.mark.parametrize("columns", [30, 3000])
+def test_a_transposed_region_of_a_larger_tensor(columns: int) -> None:
+    source = torch.randn(200, columns)
+    whole = torch.zeros(columns, 500)
+    copied(whole.t()[100:300], [source])
+    assert torch.equal(whole[:, 100:300], source.t())
+    assert not whole[:, :100].any()
+    assert not whole[:, 300:].any()
+
+
 def test_what_goes_wrong_in_a_lane_comes_out_of_wait() -> None:
     with Copier("cpu", 1) as copier:
-        started = copier.copy(torch.empty(200, 200), [torch.ones(200, 300)])
+        started = copier.start([Copy(torch.empty(200, 200), [torch.ones(200, 300)])])
         with pytest.raises(RuntimeError, match="size"):
             copier.wait(started)
 
@@ -74,12 +95,12 @@ def test_a_lane_that_cannot_open_is_an_error_of_wait(monkeypatch: pytest.MonkeyP
         raise MemoryError("no pinned memory")
 
     with Copier("cpu", 15) as copier:
-        copier.wait(copier.copy(torch.empty(300, 300), [torch.ones(300, 300)]))
+        copier.wait(copier.start([Copy(torch.empty(300, 300), [torch.ones(300, 300)])]))
     before = torch.set_num_threads
     monkeypatch.setattr(torch, "set_num_threads", refuse)
     copier = Copier("cpu", 15).__enter__()
     with pytest.raises(MemoryError, match="pinned"):
-        copier.wait(copier.copy(torch.empty(300, 300), [torch.ones(300, 300)]))
+        copier.wait(copier.start([Copy(torch.empty(300, 300), [torch.ones(300, 300)])]))
     monkeypatch.setattr(torch, "set_num_threads", before)
     copier.__exit__(None, None, None)
 
@@ -89,7 +110,7 @@ def test_the_number_of_torchs_threads_is_as_before() -> None:
     try:
         torch.set_num_threads(1)
         with Copier("cpu", 8) as copier:
-            copier.wait(copier.copy(torch.empty(300, 300), [torch.ones(300, 300)]))
+            copier.wait(copier.start([Copy(torch.empty(300, 300), [torch.ones(300, 300)])]))
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
