@@ -50,7 +50,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:  # a setting of a row may well be called "self"
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -69,7 +69,8 @@ def _translated(error: ValidationError, cls: type[Settings]) -> UnknownSettingEr
         return UnknownSettingError(name=name, known=known, where=cls.__name__, hint=_HINTS.get(name, ""))
     expected = first["msg"].removeprefix("Input should be ")
     choices = expected.split("'")[1::2] if first["type"] == "literal_error" else []
-    near = difflib.get_close_matches(str(first["input"]), choices, n=1)
+    given = first["input"] if isinstance(first["input"], str) else ""
+    near = difflib.get_close_matches(given, choices, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else ""
     return InvalidSettingError(name=name, value=first["input"], expected=expected, hint=hint)
 
@@ -83,7 +84,8 @@ class EchoFault(Settings):
         prompt_contains: In `generate`: only if some prompt of the batch contains this text.
         action: ``raise`` an error, ``hang``, leave with ``exit`` code 1, ``kill`` itself, run out of memory
             (``oom``) if there are more than `oom_rows` rows at once, or be ``slow``.
-        once: Path of a file that the fault makes when it strikes; it does not strike where the file is.
+        once: Path of a file that the fault makes when it strikes; it does not strike where the file is. With
+            ``rank=None`` each rank has its own, with a dot and the rank behind the path.
         oom_rows: Rows that fit the memory.
         slow_s: Seconds that it sleeps if it is slow.
     """
@@ -188,7 +190,7 @@ class EngineConfig(Settings):
     def _absolute(self) -> EngineConfig:
         for name in ("save_mp_checkpoint_path", "reshard_checkpoint_path"):
             path = getattr(self, name)
-            if path is not None and not path.startswith(("/", "~")):
+            if path is not None and (not path.startswith(("/", "~")) or "\0" in path):
                 raise InvalidSettingError(
                     name=name,
                     value=path,
@@ -337,9 +339,9 @@ class GangConfig(Settings):
             (``RAYDSINFER_START_TIMEOUT_S``, 3600: OPT-66b from a cold disk takes most of one).
         call_timeout_s: Seconds for one batch, or for some steps of continuous batching
             (``RAYDSINFER_CALL_TIMEOUT_S``, 1800: a hung collective must not hold the GPUs for a night).
-        first_step_timeout_s: Seconds without progress until the first token of a call
+        first_step_timeout_s: Seconds without progress until the first token of a call, or while the gang starts
             (``RAYDSINFER_FIRST_STEP_TIMEOUT_S``, 900: kernels may be compiled, and graphs captured).
-        step_timeout_s: Seconds without progress between two steps, or while loading
+        step_timeout_s: Seconds without progress between two steps
             (``RAYDSINFER_STEP_TIMEOUT_S``, 300). Ranks whose steps are slow get more.
         heartbeat_timeout_s: Seconds that a process may be silent altogether
             (``RAYDSINFER_HEARTBEAT_TIMEOUT_S``, 60: a process that holds Python's lock in a long call is).

@@ -37,6 +37,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+_SHOWN_STACKS = 8  # of ranks that did not fail themselves
+_SHOWN_CHARS = 200  # of a value in a message: whole for a setting, enough to find it again for data
+
 
 def _rebuild(cls: type[RaydsinferError], args: tuple[Any, ...], state: dict[str, Any]) -> RaydsinferError:
     error = cls.__new__(cls, *args)
@@ -72,10 +75,11 @@ class UnknownSettingError(ConfigurationError):
     hint: str = ""
 
     def __str__(self) -> str:
-        near = difflib.get_close_matches(self.name, list(self.known), n=1, cutoff=0.5)
+        name = self.name[:_SHOWN_CHARS]  # it may come from data
+        near = difflib.get_close_matches(name, list(self.known), n=1, cutoff=0.5)
         guess = f" Did you mean {near[0]!r}?" if near and not self.hint else ""
         hint = f" {self.hint}" if self.hint else ""
-        return f"{self.where} has no setting {self.name!r}.{guess}{hint} It has: {', '.join(sorted(self.known))}."
+        return f"{self.where} has no setting {shown(self.name)}.{guess}{hint} It has: {', '.join(sorted(self.known))}."
 
 
 @dataclass(kw_only=True, eq=False)
@@ -96,7 +100,7 @@ class InvalidSettingError(ConfigurationError):
 
     def __str__(self) -> str:
         hint = f" {self.hint}" if self.hint else ""
-        return f"{self.name}={self.value!r} cannot be used: expected {self.expected}.{hint}"
+        return f"{self.name}={shown(self.value)} cannot be used: expected {self.expected}.{hint}"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -207,7 +211,8 @@ class RowError(RaydsinferError):
     """One row cannot be answered; the others can.
 
     Args:
-        kind: Short machine-readable class (``prompt``, ``length``, ``generation``, ``messages``).
+        kind: Short machine-readable class (``prompt``, ``length``, ``generation``, ``messages``; ``engine``: the
+            engine refused it or failed with it; ``gang``: it took its gang down).
         reason: What is wrong with the row and what would be right.
     """
 
@@ -364,6 +369,9 @@ class WorkerGroupError(RaydsinferError):
         for rank, cause in sorted(self.causes.items()):
             by_text.setdefault(f"{type(cause).__name__}: {cause}", []).append(rank)
         lines = [f"  rank {', '.join(map(str, ranks))}: {text}" for text, ranks in by_text.items()]
+        # The causes tell their own.
+        others = sorted(self.stacks.keys() - self.causes.keys())
+        lines += [f"  meanwhile rank {rank}: {_innermost(self.stacks[rank])}" for rank in others[:_SHOWN_STACKS]]
         return f"{self.gang} failed in {self.phase}:\n" + "\n".join(lines)
 
 
@@ -414,18 +422,20 @@ class RankTimeoutError(RaydsinferError):
     Args:
         process: Which process: process id and node.
         timeout_s: Seconds that it had.
-        stack: What it was doing when the time was up, if it could say.
+        what: What it did not do in that time.
+        stack: What it was doing when the time was up, as far as that is known.
         hint: The next step.
     """
 
     process: str
     timeout_s: float
+    what: str = "did not answer"
     stack: str = ""
     hint: str = ""
 
     def __str__(self) -> str:
-        was = f"; it was in {self.stack}" if self.stack else ""
-        return f"{self.process} did not answer within {self.timeout_s:g} s{was}.{' ' + self.hint if self.hint else ''}"
+        was = f" (it was in: {self.stack})" if self.stack else ""
+        return f"{self.process} {self.what} within {self.timeout_s:g} s{was}.{' ' + self.hint if self.hint else ''}"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -490,6 +500,27 @@ def summary_of(error: BaseException) -> str:
     """Class and first line of what another library raised; some of them say nothing."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def shown(value: object, limit: int = _SHOWN_CHARS) -> str:
+    """A value for a message, cut to a readable length.
+
+    Args:
+        value: Anything, data included.
+        limit: Characters to show.
+    """
+    try:
+        text = repr(value)
+    except Exception:  # a class raises what it likes, an integer may have too many digits, a list be in itself
+        text = "…"
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _innermost(stacks: str, num_calls: int = 4) -> str:
+    """The last calls of the first thread, in one line."""
+    calls = stacks.splitlines()[1:] or [stacks]
+    end = next((index for index, line in enumerate(calls) if not line.startswith("  ")), len(calls))
+    return " > ".join(line.strip() for line in calls[max(0, end - num_calls) : end or 1])
 
 
 def _shortened(names: Iterable[str], limit: int = 8) -> str:

@@ -149,6 +149,25 @@ class LoadProgress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pulse:
+    """How far an engine is with its present call. What counts is whether it changes.
+
+    Args:
+        phase: What it is at: the method, or a phase of loading; empty between two calls.
+        num_calls: Calls that began, the present one included.
+        num_steps: Steps of the present call that are done; a step brings a token for each row.
+        num_bytes: Bytes of the present phase of loading that are done.
+        slowest_step_s: Longest step so far that was not the first of its call.
+    """
+
+    phase: str = ""
+    num_calls: int = 0
+    num_steps: int = 0
+    num_bytes: int = 0
+    slowest_step_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadReport:
     """What `Engine.load` did, for progress output and benchmarks.
 
@@ -196,6 +215,10 @@ class Engine(Protocol):
 
     def progress(self) -> LoadProgress:
         """How far `load` has come; called from another thread while it runs."""
+        ...
+
+    def pulse(self) -> Pulse:
+        """How far the present call is; called from another thread while it runs. Never waits for that call."""
         ...
 
     def generate(self, batch: GenerateBatch) -> list[list[Completion]]:

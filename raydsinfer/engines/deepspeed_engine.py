@@ -7,11 +7,12 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from transformers import StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from raydsinfer.checkpoints.sources.fetch import local_directory
 from raydsinfer.engines import model as models
@@ -23,10 +24,12 @@ from raydsinfer.engines.base import (
     GenerateRequest,
     LoadProgress,
     LoadReport,
+    Pulse,
     RankContext,
 )
 from raydsinfer.engines.families import Mode, choose_mode
 from raydsinfer.engines.generation import (
+    CountSteps,
     StopStrings,
     generate_arguments,
     pad_left,
@@ -35,7 +38,9 @@ from raydsinfer.engines.generation import (
     stop_length,
 )
 from raydsinfer.engines.meter import Meter
+from raydsinfer.engines.out_of_memory import memory_shortage
 from raydsinfer.engines.prepared import prepared_directory
+from raydsinfer.engines.steps import Steps
 from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
 from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError, summary_of
 
@@ -63,6 +68,7 @@ class DeepSpeedEngine:
         self._spec, self._config, self._context = spec, spec.config, context
         self._phases_s: dict[str, float] = {}
         self._meter = Meter()
+        self._steps = Steps()
         self._mode: Mode = "plain"
         self._model: Any = None
         self._tokenizer: Any = None
@@ -71,7 +77,7 @@ class DeepSpeedEngine:
 
     def load(self) -> LoadReport:
         """See `Engine.load`."""
-        with _engine_errors("loading the model"):
+        with _engine_errors("loading the model"), self._steps.call("load"):
             return self._load()
 
     def _load(self) -> LoadReport:
@@ -127,6 +133,7 @@ class DeepSpeedEngine:
                 eos_ids=self._eos_ids,
                 decode=lambda token_ids: str(self._loaded_tokenizer().decode_whole(token_ids)),
             )
+            self._continuous.batcher.on_step = self._steps.count
         except (EngineError, torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except Exception as error:  # also what a model does that nobody here has seen yet
@@ -152,6 +159,10 @@ class DeepSpeedEngine:
     def progress(self) -> LoadProgress:
         """See `Engine.progress`."""
         return self._meter.read()
+
+    def pulse(self) -> Pulse:
+        """See `Engine.pulse`."""
+        return replace(self._steps.read(), num_bytes=self._meter.read().bytes_done)
 
     def _sharded(self, directory: Path, model_config: Any, dtype: torch.dtype) -> Any:
         from raydsinfer.engines import deepspeed_setup
@@ -196,12 +207,13 @@ class DeepSpeedEngine:
             )
         ids, mask = (t.to(self._context.device) for t in pad_left(batch.prompts, self._pad_id))
         arguments = generate_arguments(generation, self._pad_id, self._config.use_cache)
+        arguments["logits_processor"] = LogitsProcessorList([CountSteps(self._steps.count)])
         if generation.stop_list:
             criterion = StopStrings(generation.stop_list, self._loaded_tokenizer().decode_whole, ids.shape[1])
             arguments["stopping_criteria"] = StoppingCriteriaList([criterion])
         torch.manual_seed(batch.seed)
         hint = _MEMORY_HINT if self._continuous is None else _STEP_HINT  # the KV cache took most of the memory
-        with _engine_errors("generating", memory_hint=hint):
+        with _engine_errors("generating", memory_hint=hint), self._steps.call("generate"):
             rows = self._forward(ids, mask, **arguments)[:, ids.shape[1] :].tolist()
         answers = [self._completion(row, batch) for row in rows]
         size = generation.num_return_sequences
@@ -211,7 +223,7 @@ class DeepSpeedEngine:
         """See `Engine.advance`."""
         if self._continuous is None:
             raise EngineError(doing="advance", reason="this engine batches statically", hint="Use generate.")
-        with _engine_errors("generating", memory_hint=_STEP_HINT):
+        with _engine_errors("generating", memory_hint=_STEP_HINT), self._steps.call("advance"):
             answered: Advance = self._continuous.batcher.advance(requests, num_steps)
         return answered
 
@@ -248,6 +260,7 @@ class DeepSpeedEngine:
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
+        self._steps.enter(name)
         started = time.perf_counter()
         yield
         self._phases_s[name] = time.perf_counter() - started
@@ -260,13 +273,10 @@ def _engine_errors(doing: str, hint: str = "", *, memory_hint: str = _MEMORY_HIN
         yield
     except RaydsinferError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise EngineError(
-            doing=doing,
-            reason=f"out of GPU memory ({summary_of(error)})",
-            hint=memory_hint,
-        ) from error
     except Exception as error:
+        if shortage := memory_shortage(error):
+            reason = f"{shortage} ({summary_of(error)})"
+            raise EngineError(doing=doing, reason=reason, hint=memory_hint, out_of_memory=True) from error
         # After an error on the device itself nothing works in this process any more.
         fatal = isinstance(error, torch.AcceleratorError)
         raise EngineError(doing=doing, reason=f"{type(error).__name__}: {error}", hint=hint, fatal=fatal) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -20,9 +18,14 @@ from raydsinfer.engines.base import (
     GenerateRequest,
     LoadProgress,
     LoadReport,
+    Pulse,
     RankContext,
 )
+from raydsinfer.engines.echo_fault import strike
+from raydsinfer.engines.steps import Steps
 from raydsinfer.errors import EngineError
+
+_STEP_S = 0.1  # of a batch that takes longer
 
 
 @dataclass
@@ -42,6 +45,7 @@ class EchoEngine:
     they came, `EngineConfig.max_running` at once, and a step yields one token of each, so that short ones leave
     before long ones. `kv_cache_bytes` holds as many tokens; a request that needs more gets an error for an
     answer. `echo_delay_s` is the time of a step, and `echo_fault` strikes in the first step of the request.
+    Its memory (``oom``) holds the requests that run.
     """
 
     requires_process_group: ClassVar[bool] = False
@@ -50,9 +54,11 @@ class EchoEngine:
         self._config, self._context = spec.config, context
         self._waiting: deque[GenerateRequest] = deque()
         self._running: list[_Running] = []
+        self._steps = Steps()
 
     def load(self) -> LoadReport:
-        self._misbehave("load", b"")
+        with self._steps.call("load"):
+            strike(self._config.echo_fault, self._context.world_rank, "load")
         # "auto" is static: rehearsals should need no more than they did.
         if self._config.batching != "continuous":
             return LoadReport(mode="echo")
@@ -66,10 +72,13 @@ class EchoEngine:
     def progress(self) -> LoadProgress:
         return LoadProgress()
 
+    def pulse(self) -> Pulse:
+        return self._steps.read()
+
     def generate(self, batch: GenerateBatch) -> list[list[Completion]]:
-        for prompt in batch.prompts:
-            self._misbehave("generate", bytes(prompt))
-        time.sleep(self._config.echo_delay_s)
+        with self._steps.call("generate"):
+            self._strike(batch.prompts, len(batch.prompts))
+            self._pass_time(self._config.echo_delay_s)
         answers = [_echo(prompt, batch.generation) for prompt in batch.prompts]
         return [[answer] * batch.generation.num_return_sequences for answer in answers]
 
@@ -78,9 +87,11 @@ class EchoEngine:
         self._waiting.extend(request for request in requests if self._needs(request) <= self._num_kv_tokens)
         done = 0
         try:
-            while done < num_steps and (self._running or self._waiting):
-                answers += self._step()
-                done += 1
+            with self._steps.call("advance"):
+                while done < num_steps and (self._running or self._waiting):
+                    answers += self._step()
+                    self._steps.count()
+                    done += 1
         except EngineError:
             self._running.clear()
             self._waiting.clear()
@@ -94,10 +105,14 @@ class EchoEngine:
         self._waiting.clear()
 
     def _step(self) -> list[GenerateAnswer]:
-        while self._waiting and len(self._running) < self._config.max_running:
-            request = self._waiting.popleft()
-            self._misbehave("generate", bytes(request.token_ids))
-            self._running.append(_Running(request, _echo(request.token_ids, request.generation)))
+        free = max(0, self._config.max_running - len(self._running))
+        taken = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        self._running += [_Running(request, _echo(request.token_ids, request.generation)) for request in taken]
+        if taken:
+            # Those that were there before may be what fills the memory now.
+            out_of_memory = self._config.echo_fault is not None and self._config.echo_fault.action == "oom"
+            suspects = [running.request for running in self._running] if out_of_memory else taken
+            self._strike([request.token_ids for request in suspects], len(self._running))
         time.sleep(self._config.echo_delay_s)
         for running in self._running:
             running.num_steps += 1
@@ -122,19 +137,17 @@ class EchoEngine:
         reason = f"needs {self._needs(request)} tokens of the KV cache, which holds {self._num_kv_tokens}"
         return GenerateAnswer(key=request.key, error=f"{reason}: raise kv_cache_bytes or lower max_new_tokens")
 
-    def _misbehave(self, when: str, prompt: bytes) -> None:
-        fault = self._config.echo_fault
-        if fault is None or fault.when != when or fault.rank != self._context.world_rank:
-            return
-        if fault.prompt_contains.encode() not in prompt:
-            return
-        if fault.action == "hang":
-            time.sleep(86_400)
-        elif fault.action == "exit":
-            os._exit(1)
-        elif fault.action == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise EngineError(doing=f"echo engine, {when}", reason=f"told to fail on rank {fault.rank}")
+    def _strike(self, prompts: Sequence[Sequence[int]], num_rows: int) -> None:
+        if self._config.echo_fault is not None:
+            texts = [bytes(prompt) for prompt in prompts]
+            strike(self._config.echo_fault, self._context.world_rank, "generate", texts, num_rows)
+
+    def _pass_time(self, seconds: float) -> None:
+        """The time of a batch, in steps."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            time.sleep(min(left, _STEP_S))
+            self._steps.count()
 
 
 def _echo(prompt: Sequence[int], generation: GenerationConfig) -> Completion:

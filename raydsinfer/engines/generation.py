@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria
 
 from raydsinfer.config import GenerationConfig
 from raydsinfer.engines.base import Completion
@@ -119,6 +119,22 @@ class StopStrings(StoppingCriteria):
         rows = input_ids[:, self._prompt_length :].tolist()
         ended = [ends_with_stop(row, self._decode, self._stops) for row in rows]
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
+
+
+class CountSteps(LogitsProcessor):
+    """Changes no logits: transformers calls it once a step, which nothing else of it tells.
+
+    Args:
+        on_step: Called at each step, when its forward pass was launched.
+    """
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        self._on_step = on_step
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores`, (batch, vocabulary), as they are."""
+        self._on_step()
+        return scores
 
 
 def read_completion(token_ids: Sequence[int], eos_ids: set[int], stopped_at: int | None = None) -> Completion:

@@ -12,6 +12,8 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from raydsinfer.errors import EngineError, RankDiedError
+from raydsinfer.groups.deadlines import Lapse
+from raydsinfer.groups.pulse import PulseWatch
 
 # When one rank dies, others may notice first (a broken connection): wait this long after the first
 # failure, so that the rank that really failed is among the causes.
@@ -26,35 +28,53 @@ class Outcome:
         answers: World rank → answer.
         failures: World rank → exception, as Ray raised it.
         silent: Ranks that had not answered when the waiting ended.
+        lapses: Of these, those that exceeded a limit before the call did.
     """
 
     answers: dict[int, Any] = field(default_factory=dict)
     failures: dict[int, Exception] = field(default_factory=dict)
     silent: tuple[int, ...] = ()
+    lapses: dict[int, Lapse] = field(default_factory=dict)
 
 
-def gather(refs: Mapping[int, Any], timeout_s: float) -> Outcome:
-    """Wait for all ranks, or for the first failure, or for the deadline.
+def gather(refs: Mapping[int, Any], timeout_s: float, watch: PulseWatch | None = None) -> Outcome:
+    """Wait for all ranks, or for the first failure, or for a rank that is stuck, or for the deadline.
 
     Args:
         refs: World rank → object reference of its answer.
         timeout_s: Seconds that all of them have.
+        watch: Tells which are stuck; None: nobody asks.
     """
     outcome, pending = Outcome(), {ref: rank for rank, ref in refs.items()}
     deadline = time.monotonic() + timeout_s
-    while pending:
-        done, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-        if not done:
-            break
-        rank = pending.pop(done[0])
-        try:
-            outcome.answers[rank] = ray.get(done[0])
-        except Exception as error:  # whatever an engine raised, and Ray's own
-            if not outcome.failures:
+    while pending and not outcome.lapses:
+        until = deadline if watch is None else min(deadline, watch.next_at)
+        open_pulses = [] if watch is None else watch.open
+        done, _ = ray.wait([*pending, *open_pulses], num_returns=1, timeout=max(0.0, until - time.monotonic()))
+        if done and done[0] in pending:
+            rank = pending.pop(done[0])
+            if not _take(outcome, rank, done[0]):
                 deadline = min(deadline, time.monotonic() + GATHER_S)
-            outcome.failures[rank] = error
+            if watch is not None:
+                watch.done(rank)
+        elif done and watch is not None:
+            watch.take(done[0])
+        elif until == deadline:
+            break
+        if watch is not None and time.monotonic() >= watch.next_at:
+            outcome.lapses = watch.tick(pending.values())
     outcome.silent = tuple(sorted(pending.values()))
     return outcome
+
+
+def _take(outcome: Outcome, rank: int, ref: Any) -> bool:
+    """Note what came of a rank; False if it is the first failure."""
+    try:
+        outcome.answers[rank] = ray.get(ref)
+    except Exception as error:  # whatever an engine raised, and Ray's own
+        outcome.failures[rank] = error
+        return len(outcome.failures) > 1
+    return True
 
 
 def disagreements(method: str, digests: Sequence[str]) -> dict[int, BaseException]:

@@ -17,8 +17,11 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raydsinfer.groups.budget import Budget
 from raydsinfer.groups.placement import GangRequest, placement_group_state, reserve
+from raydsinfer.groups.row_counts import RowCounts
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ class _Held:
 
 
 class GangKeeper:
-    """Makes, leases and removes placement groups. Runs as an actor: see `start_keeper`.
+    """Makes, leases and removes placement groups, and counts for all gangs of a job. An actor: see `start_keeper`.
 
     It never learns who holds a lease: the handle of a predictor actor would keep that actor alive,
     and an actor that Ray restarts keeps its id while the gang of its former process is lost. A lease
@@ -46,6 +49,7 @@ class GangKeeper:
         self._lock = threading.Lock()
         self._myself: ActorHandle[Any] | None = None
         self._between_jobs = False
+        self._restarts, self._rows = Budget(), RowCounts()
         threading.Thread(target=self._sweep, name="lease-sweep", daemon=True).start()
 
     def lease(self, token: str, request: GangRequest, ttl_s: float, myself: ActorHandle[Any]) -> PlacementGroup:
@@ -80,9 +84,10 @@ class GangKeeper:
             self._remove(token)
 
     def begin(self) -> None:
-        """A job begins: leases are given out. So they are before the first job, too."""
+        """A job begins: leases are given out and counts are zero. So it is before the first job, too."""
         with self._lock:
             self._between_jobs = False
+            self._restarts, self._rows = Budget(), RowCounts()
 
     def end(self, grace_s: float = _GRACE_S) -> None:
         """The job is over: leases end, and there are no new ones before the next job.
@@ -122,6 +127,31 @@ class GangKeeper:
             groups = [held.group for held in self._held.values()]
         return sum(placement_group_state(group) == "CREATED" for group in groups)
 
+    def take_restart(self, limit: int) -> bool:
+        """Count a restart of a gang; False if the job has had `limit` of them."""
+        with self._lock:
+            return self._restarts.take(limit)
+
+    def refund_restarts(self, num_restarts: int) -> None:
+        """Restarts that do not count after all."""
+        with self._lock:
+            self._restarts.refund(num_restarts)
+
+    def count_rows(self, num_rows: int, num_errors: int, example: str = "") -> RowCounts:
+        """Count rows of a gang; see `RowCounts`.
+
+        Args:
+            num_rows: Rows that were answered or failed since the last call.
+            num_errors: Those that failed.
+            example: The error of one of them.
+
+        Returns:
+            Those of the job so far.
+        """
+        with self._lock:
+            self._rows = self._rows.plus(num_rows, num_errors, example)
+            return self._rows
+
     def _sweep(self) -> None:
         while True:
             slept_from = time.monotonic()
@@ -148,7 +178,13 @@ class GangKeeper:
 
 
 def start_keeper() -> ActorHandle[Any]:
-    """Start a keeper. It ends with its last lease once nobody has the handle, or with the job."""
+    """Start a keeper. It ends with its last lease once nobody has the handle, or with the job.
+
+    It lives on the caller's node: losing any other, with gangs on it, must not cost the gangs of all nodes.
+    """
     remote: Any = ray.remote
-    handle: ActorHandle[Any] = remote(num_cpus=0, concurrency_groups={"drain": 1})(GangKeeper).remote()
+    # Not softly: actors that ask for nothing Ray then puts anywhere.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "concurrency_groups": {"drain": 1}, "scheduling_strategy": here}
+    handle: ActorHandle[Any] = remote(**options)(GangKeeper).remote()
     return handle

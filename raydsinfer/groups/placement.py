@@ -177,7 +177,12 @@ def reserve(request: GangRequest) -> PlacementGroup:
 
 
 def wait_until_placed(
-    group: PlacementGroup, request: GangRequest, *, timeout_s: float, on_progress: Callable[[str], None]
+    group: PlacementGroup,
+    request: GangRequest,
+    *,
+    timeout_s: float,
+    on_progress: Callable[[str], None],
+    is_over: Callable[[], bool] = lambda: False,
 ) -> None:
     """Wait for all bundles.
 
@@ -189,10 +194,11 @@ def wait_until_placed(
         request: What was asked for.
         timeout_s: Seconds to wait.
         on_progress: Gets a line of words when there is something to wait for.
+        is_over: Asked now and then: whether nobody waits any more.
 
     Raises:
         ClusterCapacityError: Not all bundles were placed in time.
-        WorkerGroupError: The placement group was removed meanwhile.
+        WorkerGroupError: The placement group was removed meanwhile, or the waiting is over.
     """
     started = time.monotonic()
     next_report_s = 1.0
@@ -200,6 +206,9 @@ def wait_until_placed(
         waited_s = time.monotonic() - started
         if state == "REMOVED":
             cause = RuntimeError("its placement group was removed while it waited: its job or its lease has ended")
+            raise WorkerGroupError(gang=request.gang, phase="placement", causes={0: cause})
+        if is_over():
+            cause = RuntimeError("the gang was shut down while it waited")
             raise WorkerGroupError(gang=request.gang, phase="placement", causes={0: cause})
         if waited_s >= timeout_s:
             raise capacity_error(request, read_nodes(), waited_s)
@@ -215,6 +224,11 @@ def wait_until_placed(
 def placement_group_state(group: PlacementGroup) -> str:
     """Ray's word for it: ``PENDING``, ``CREATED``, ``RESCHEDULING`` or ``REMOVED``."""
     return str(placement_group_table(group).get("state", "REMOVED"))
+
+
+def nodes_of(group: PlacementGroup) -> set[str]:
+    """Ids of the nodes that the bundles are on."""
+    return set(placement_group_table(group).get("bundles_to_node_id", {}).values())
 
 
 def remove(group: PlacementGroup) -> None:

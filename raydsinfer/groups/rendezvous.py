@@ -6,19 +6,28 @@ moment: nobody can take it between choosing and binding, which is how rendezvous
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 from datetime import timedelta
 from typing import Any
 
+import psutil
+
 from raydsinfer.engines.base import RankContext
 from raydsinfer.errors import EngineError, summary_of
+from raydsinfer.groups.topology import LOOPBACK
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 1024  # ranks that come at the same moment
 
 
 def open_store(host: str, world_size: int, timeout_s: float) -> Any:
     """Open the gang's store on a port that the kernel picks.
 
     Args:
-        host: Address of this node, under which the other ranks reach it.
+        host: Address of this node, at which the other ranks reach it. The store listens there only.
         world_size: Number of ranks.
         timeout_s: Seconds that reads from the store may wait.
 
@@ -27,10 +36,27 @@ def open_store(host: str, world_size: int, timeout_s: float) -> Any:
     """
     import torch.distributed as dist
 
-    # Not waiting for the others: they need the port before they can come.
+    listener = _listener(host)
+    port = listener.getsockname()[1]
     return dist.TCPStore(  # type: ignore[attr-defined]
-        host, 0, world_size, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
+        host,
+        port,
+        world_size,
+        is_master=True,
+        wait_for_workers=False,  # they need the port before they can come
+        timeout=timedelta(seconds=timeout_s),
+        master_listen_fd=listener.detach(),
     )
+
+
+def _listener(host: str) -> socket.socket:
+    """A socket that listens at one address only; torch's own listens at all of them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, 0), family=family, backlog=_BACKLOG)
+    except OSError as error:  # behind address translation, for example
+        logger.warning("the rendezvous listens at all addresses, because it cannot at %s alone: %s", host, error)
+        return socket.create_server(("", 0), family=family, backlog=_BACKLOG)
 
 
 def connect_store(host: str, port: int, world_size: int, timeout_s: float) -> Any:
@@ -51,6 +77,20 @@ def connect_store(host: str, port: int, world_size: int, timeout_s: float) -> An
             reason=summary_of(error),
             hint="The nodes of a gang must reach each other on all ports above 1023.",
         ) from error
+
+
+def stay_at(host: str) -> None:
+    """Tell gloo and NCCL where to listen, unless the environment does so already.
+
+    Args:
+        host: Address at which the other ranks reach this node. Where that is the machine itself only, NCCL's sockets
+            stay there, too; otherwise NCCL chooses among the networks that it finds.
+    """
+    interface = next((name for name, them in psutil.net_if_addrs().items() for it in them if it.address == host), None)
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        if host == LOOPBACK:
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
 
 
 def join_process_group(store: Any, context: RankContext, timeout_s: float) -> None:
@@ -93,6 +133,15 @@ def join_process_group(store: Any, context: RankContext, timeout_s: float) -> No
             reason=summary_of(error),
             hint="NCCL_DEBUG=INFO (or TORCH_DISTRIBUTED_DEBUG=DETAIL) in the runtime environment says more.",
         ) from error
+
+
+def limit_collectives(timeout_s: float) -> None:
+    """Set how long collectives may take from now on, in all process groups of this rank."""
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d
+
+    for group in list(distributed_c10d._world.pg_map) if dist.is_initialized() else ():
+        distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
 
 
 def leave_process_group() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LOOPBACK = "127.0.0.1"
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPlace:
@@ -15,12 +17,16 @@ class WorkerPlace:
         node_ip: Address of the node, for rendezvous.
         gpu_ids: Ids of the actor's GPUs as Ray gives them, empty on CPU.
         pid: Process id, for messages and for waiting until the process is gone.
+        engine_thread: Python's number of the thread that runs the engine.
+        dump_descriptor: Where the process writes its stacks, see `raydsinfer.groups.dump`.
     """
 
     node_id: str
     node_ip: str
     gpu_ids: tuple[str, ...] = ()
     pid: int = 0
+    engine_thread: int = 0
+    dump_descriptor: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,8 @@ class Rank:
         gpu_ids: The rank's GPUs, empty on CPU.
         bundle_index: The placement group's bundle that the rank runs in.
         pid: Process id.
+        engine_thread: As in `WorkerPlace`.
+        dump_descriptor: As in `WorkerPlace`.
     """
 
     world_rank: int
@@ -48,6 +56,8 @@ class Rank:
     gpu_ids: tuple[str, ...]
     bundle_index: int
     pid: int
+    engine_thread: int = 0
+    dump_descriptor: int = -1
 
 
 def assign_ranks(places: Sequence[WorkerPlace]) -> tuple[Rank, ...]:
@@ -81,9 +91,16 @@ def assign_ranks(places: Sequence[WorkerPlace]) -> tuple[Rank, ...]:
                     gpu_ids=place.gpu_ids,
                     bundle_index=bundle_index,
                     pid=place.pid,
+                    engine_thread=place.engine_thread,
+                    dump_descriptor=place.dump_descriptor,
                 )
             )
     return tuple(ranks)
+
+
+def meeting_host(ranks: Sequence[Rank]) -> str:
+    """Address at which rank 0 can be met: this machine's own where all are on one node, so that nobody else can."""
+    return LOOPBACK if ranks[-1].node_rank == 0 else ranks[0].node_ip
 
 
 def _gpu_order(place: WorkerPlace) -> list[tuple[int, int, str]]:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import threading
-import traceback
+from dataclasses import replace
 from typing import Any
 
+import psutil
 import ray
 
 from raydsinfer.engines import create_engine, engine_class
-from raydsinfer.engines.base import Engine, EngineSpec, LoadProgress, LoadReport, RankContext
-from raydsinfer.groups.topology import WorkerPlace
+from raydsinfer.engines.base import Engine, EngineSpec, LoadProgress, LoadReport, Pulse, RankContext
+from raydsinfer.groups.dump import dump_of, open_dump
+from raydsinfer.groups.remains import lead_process_group
+from raydsinfer.groups.stacks import RankStacks, own_stacks
+from raydsinfer.groups.topology import LOOPBACK, WorkerPlace
+
+_GROWTH_BYTES = 64 * 2**20  # what does not count its bytes is seen to move by the memory that it fills
 
 
 class Worker:
     """One rank: an actor that holds one engine.
 
     Everything that touches the engine runs on one thread, in the order in which the gang called
-    (CUDA's current device and torch's modes belong to a thread); `stack` and `progress` have a thread of
-    their own, so that they answer while the engine is busy. Ray keeps both promises through concurrency groups.
+    (CUDA's current device and torch's modes belong to a thread); `pulse`, `progress` and `stacks` have a thread
+    of their own, so that they answer while the engine is busy. Ray keeps both promises through concurrency groups.
     """
 
     def __init__(self) -> None:
@@ -29,6 +34,8 @@ class Worker:
         self._context = RankContext()
         self._store: Any = None
         self._engine_thread = 0
+        self._is_loading = False
+        self._call_timeout_s = 0.0
 
     def place(self) -> WorkerPlace:
         """Where Ray put this actor."""
@@ -38,6 +45,8 @@ class Worker:
             node_ip=ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
             gpu_ids=tuple(runtime.get_accelerator_ids().get("GPU", ())),
             pid=os.getpid(),
+            engine_thread=threading.get_ident(),
+            dump_descriptor=open_dump(),
         )
 
     def become(self, spec: EngineSpec, context: RankContext) -> bool:
@@ -49,6 +58,7 @@ class Worker:
             Whether the engine wants a process group.
         """
         self._context, self._engine_thread = context, threading.get_ident()
+        lead_process_group()
         on_gpu = context.device.startswith("cuda")
         os.environ.update(
             RANK=str(context.world_rank),
@@ -77,16 +87,30 @@ class Worker:
         if self._context.world_rank != 0:
             self._store = rendezvous.connect_store(host, port, self._context.world_size, timeout_s)
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
+        rendezvous.stay_at(LOOPBACK if host == LOOPBACK else ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
-    def join_process_group(self, timeout_s: float) -> None:
-        """Set up `torch.distributed` with the other ranks."""
+    def join_process_group(self, start_timeout_s: float, call_timeout_s: float) -> None:
+        """Set up `torch.distributed` with the other ranks.
+
+        Args:
+            start_timeout_s: Seconds that a collective may take until the engine is loaded.
+            call_timeout_s: And from then on.
+        """
         from raydsinfer.groups import rendezvous
 
-        rendezvous.join_process_group(self._store, self._context, timeout_s)
+        self._call_timeout_s = call_timeout_s
+        rendezvous.join_process_group(self._store, self._context, start_timeout_s)
 
     def load(self) -> LoadReport:
         """Load the engine's weights."""
-        return self._running().load()
+        self._is_loading = True
+        report = self._running().load()
+        self._is_loading = False
+        if self._store is not None:
+            from raydsinfer.groups import rendezvous
+
+            rendezvous.limit_collectives(self._call_timeout_s)
+        return report
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str]:
         """Call a method of the engine.
@@ -111,13 +135,25 @@ class Worker:
             self._store = None
 
     @ray.method(concurrency_group="control")
-    def stack(self) -> str:
-        """What the engine's thread is doing, innermost call last."""
-        frame = sys._current_frames().get(self._engine_thread)
-        if frame is None:
-            return "nothing: it was between two calls"
-        lines = [f"{f.name} ({f.filename}:{f.lineno})" for f in traceback.extract_stack(frame)]
-        return " > ".join(lines[-4:])
+    def pulse(self) -> Pulse:
+        """How far the engine is with its present call."""
+        if self._engine is None:
+            return Pulse()
+        pulse = self._engine.pulse()
+        if not self._is_loading:
+            return pulse
+        grown = psutil.Process().memory_info().rss // _GROWTH_BYTES
+        return replace(pulse, num_bytes=pulse.num_bytes + grown)
+
+    @ray.method(concurrency_group="control")
+    def stacks(self) -> RankStacks:
+        """What all threads are doing."""
+        return RankStacks(threads=own_stacks(), engine_thread=self._engine_thread)
+
+    @ray.method(concurrency_group="control")
+    def dump_of(self, pid: int, descriptor: int) -> tuple[str, str]:
+        """What the threads of another rank on this node are doing, see `raydsinfer.groups.dump`."""
+        return dump_of(pid, descriptor)
 
     @ray.method(concurrency_group="control")
     def progress(self) -> LoadProgress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ from raydsinfer.engines.base import EngineSpec
 from raydsinfer.errors import EngineError, WorkerGroupError
 from raydsinfer.groups.calls import disagreements
 from raydsinfer.groups.placement import gang_request
+from raydsinfer.groups.reservation import Reservation
 from raydsinfer.groups.start import Start
+from raydsinfer.groups.vigil import watch_idle
 
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
@@ -39,6 +41,7 @@ class WorkerGroup:
         self.ranks = starting.ranks
         self.load_report = starting.load_report
         self.start_phases_s = starting.phases_s
+        self._starting = starting
         self._team, self._call_timeout_s = starting.team, starting.gang_config.call_timeout_s
         self._resources = resources
         self._calls, self._ending = threading.Lock(), threading.Lock()
@@ -48,6 +51,7 @@ class WorkerGroup:
         # middle of anything, also of a call into Ray that holds Ray's locks.
         self._finalizer = weakref.finalize(self, _close_in_background, resources)
         self._finalizer.atexit = False
+        watch_idle(self)
 
     @classmethod
     def create(
@@ -76,16 +80,39 @@ class WorkerGroup:
             ClusterCapacityError: The cluster had no room for the gang in time.
             WorkerGroupError: A rank failed to start or to load.
         """
-        request = gang_request(name or f"gang-{uuid.uuid4().hex[:8]}", scaling_config)
+        request = gang_request(name or new_gang_name(), scaling_config)
+        config = gang_config or GangConfig()
+        reservation = Reservation(request, config, keeper)
         with ExitStack() as resources:
-            starting = Start(spec, request, gang_config or GangConfig(), on_progress or (lambda line: None))
-            starting.run(resources, keeper)
+            resources.callback(reservation.release)
+            starting = Start(spec, reservation, config, on_progress or (lambda line: None))
+            starting.run(resources)
             return cls(starting, resources.pop_all())
 
     @property
     def broken(self) -> bool:
         """Whether the gang can take no more calls, because it failed or was shut down."""
         return self._closed or self._failure is not None
+
+    @property
+    def failure(self) -> WorkerGroupError | None:
+        """What broke the gang, if anything did. Its phase is ``idle`` if a rank died while nobody called."""
+        return self._failure
+
+    @property
+    def actors(self) -> Sequence[Any]:
+        """The ranks' actors, in order of world rank."""
+        return self._team.actors
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is running."""
+        return not self._calls.locked()
+
+    def fail(self, error: WorkerGroupError) -> None:
+        """Break the gang, if it is not broken yet, and kill its processes; does not wait for their end."""
+        self._failure = self._failure or error
+        self._team.kill()
 
     def run(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the engine on every rank. Calls from several threads take turns.
@@ -113,14 +140,11 @@ class WorkerGroup:
                     raise WorkerGroupError(gang=self.name, phase=method, causes=causes)
             except WorkerGroupError as error:
                 if not _in_step(error, len(self.ranks)):
-                    self._failure = error
-                    self._team.kill()
+                    self.fail(error)
                 raise
             except BaseException:  # Ctrl-C: ranks are in the middle of a call that nobody waits for
-                self._failure = WorkerGroupError(
-                    gang=self.name, phase=method, causes={0: RuntimeError("interrupted by the caller")}
-                )
-                self._team.kill()
+                cause = RuntimeError("interrupted by the caller")
+                self.fail(WorkerGroupError(gang=self.name, phase=method, causes={0: cause}))
                 raise
             return answers[0][0]
 
@@ -134,6 +158,7 @@ class WorkerGroup:
             try:
                 if was_idle and not self.broken and ray.is_initialized():
                     self._team.close()
+                    self._starting.ended_well = True
                 self._closed = True
                 self._finalizer.detach()
                 _close(self._resources)
@@ -157,6 +182,11 @@ class WorkerGroup:
         before = f"the gang failed earlier ({self._failure})" if self._failure else "the gang was shut down"
         cause = RuntimeError(f"{before}; make a new one with WorkerGroup.create")
         raise WorkerGroupError(gang=self.name, phase=method, causes={0: cause})
+
+
+def new_gang_name() -> str:
+    """A name that no other gang has."""
+    return f"gang-{uuid.uuid4().hex[:8]}"
 
 
 def _in_step(error: WorkerGroupError, num_ranks: int) -> bool:

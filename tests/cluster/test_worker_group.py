@@ -118,7 +118,7 @@ def test_the_engine_always_runs_on_one_thread_and_another_answers_meanwhile(echo
         assert set(ray.get([actor.__ray_call__.remote(thread) for _ in range(20)])) == {engine_thread}
         busy = actor.__ray_call__.remote(thread, 3.0)
         deadline = time.monotonic() + 2.0  # the call needs a moment to reach the process
-        while "thread (" not in (stack := ray.get(actor.stack.remote(), timeout=1.0)):
+        while "thread (" not in (stack := ray.get(actor.stacks.remote(), timeout=1.0).innermost):
             assert time.monotonic() < deadline, stack
         assert ray.get(busy) == engine_thread
 

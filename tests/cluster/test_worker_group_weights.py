@@ -31,6 +31,8 @@ def test_weights_are_cut_once_and_their_loading_is_told(tmp_path: Path, quick: G
         answers = group.run("generate", GenerateBatch(prompts=requests, generation=settings))
     assert describe(cut).tp_size == 2
     assert [list(answer[0].token_ids) for answer in answers] == plain_greedy(model, requests, NEW_TOKENS)
+    # A gang of one node meets where nobody else can come.
+    assert any(line.startswith("rendezvous at 127.0.0.1:") for line in told)
     done = [line for line in told if line.startswith("weights: ")]
     assert re.fullmatch(r"weights: rank 0 [\d.]+ MB of [\d.]+ MB.*; rank 1 [\d.]+ MB of [\d.]+ MB.*", done[-1])
     filled = report.filled

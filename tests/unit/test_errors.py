@@ -127,8 +127,13 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     assert sorted(name for name in drawn if name.endswith("Error")) == sorted(c.__name__ for c in all_error_classes())
 
 
-# The base class of the one depends on the Ray that is installed; the other is Ray Data's, and carries ours.
-ELSEWHERE = ["predictor.py: PredictorNotSerializableException", "unwrap.py: ScoringError"]
+# The base class of the first depends on the Ray that is installed; the last is Ray Data's, and carries ours; the
+# other stays between modules of serving, and carries ours.
+ELSEWHERE = [
+    "predictor.py: PredictorNotSerializableException",
+    "serving/failures.py: GangFailed",
+    "unwrap.py: ScoringError",
+]
 
 
 def test_no_other_module_defines_an_exception() -> None:
@@ -186,3 +191,22 @@ def test_equal_causes_of_ranks_are_merged() -> None:
     same = [ValueError("no memory") for _ in range(2)]
     text = str(WorkerGroupError(gang="g", phase="load", causes={2: same[0], 0: same[1], 1: OSError("disk")}))
     assert text == "g failed in load:\n  rank 0, 2: ValueError: no memory\n  rank 1: OSError: disk"
+
+
+def test_ranks_that_only_waited_are_shown_by_their_last_calls() -> None:
+    stack = (
+        "engine thread:\n  a (m.py:1)\n  b (m.py:2)\n  c (m.py:3)\n  d (m.py:4)\n  e (m.py:5)\nthread x:\n  z (m.py:9)"
+    )
+    error = WorkerGroupError(
+        gang="g",
+        phase="generate",
+        causes={1: RankTimeoutError(process="process 7", timeout_s=3, what="gave no sign of life", stack="f (m.py:6)")},
+        stacks={0: stack, 1: "engine thread:\n  f (m.py:6)", 2: "its process is gone", 3: "engine thread:"},
+    )
+    assert str(error).splitlines() == [
+        "g failed in generate:",
+        "  rank 1: RankTimeoutError: process 7 gave no sign of life within 3 s (it was in: f (m.py:6)).",
+        "  meanwhile rank 0: b (m.py:2) > c (m.py:3) > d (m.py:4) > e (m.py:5)",
+        "  meanwhile rank 2: its process is gone",
+        "  meanwhile rank 3: engine thread:",
+    ]

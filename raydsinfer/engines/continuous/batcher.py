@@ -45,6 +45,9 @@ class Batcher:
         longest_first: Of requests that come in one call, start those first that may generate most: a long one
             that starts last would run alone in the end.
         statistics: Counts steps and seconds.
+
+    Attributes:
+        on_step: Called after each step that the device is done with.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Batcher:
         self._finished: dict[int, dict[int, Completion]] = {}  # by request, then by index
         self._in_flight: tuple[StepPlan, Launched] | None = None
         self._next_sequence = 0
+        self.on_step: Callable[[], None] = lambda: None
 
     def advance(self, requests: Sequence[GenerateRequest], num_steps: int) -> Advance:
         """See `Engine.advance`. One step may still be on its way when this returns, if there is more to do."""
@@ -159,6 +163,7 @@ class Batcher:
         self._in_flight = None
         with self._statistics.timed("wait"):
             tokens, logprobs = launched.wait()
+        self.on_step()
         with self._statistics.timed("commit"):
             self._commit(plan, launched.sequences, tokens, logprobs, answers)
 

@@ -10,6 +10,7 @@ from transformers import GenerationConfig as HuggingFaceConfig
 
 from raydsinfer.config import GenerationConfig
 from raydsinfer.engines.generation import (
+    CountSteps,
     StopStrings,
     generate_arguments,
     pad_left,
@@ -80,3 +81,10 @@ def test_sampling_settings_go_along_only_when_sampling() -> None:
 def test_beam_settings_go_along_only_with_beams() -> None:
     assert "length_penalty" not in generate_arguments(GenerationConfig(), 0, True)
     assert generate_arguments(GenerationConfig(num_beams=2, length_penalty=0.5), 0, True)["length_penalty"] == 0.5
+
+
+def test_counting_steps_changes_no_logits() -> None:
+    steps: list[int] = []
+    scores = torch.randn(2, 5)
+    assert CountSteps(lambda: steps.append(1))(torch.zeros(2, 3, dtype=torch.long), scores) is scores
+    assert steps == [1]

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydsinfer.groups.topology import WorkerPlace, assign_ranks
+from raydsinfer.groups.topology import LOOPBACK, WorkerPlace, assign_ranks, meeting_host
 
 
 def place(node: str, gpu: str = "") -> WorkerPlace:
@@ -37,6 +37,16 @@ def test_gpus_with_names_come_after_numbers():
 
 def test_without_gpus_bundles_keep_their_order():
     assert [rank.bundle_index for rank in assign_ranks([place("a"), place("a"), place("a")])] == [0, 1, 2]
+
+
+def test_ranks_of_one_node_meet_where_nobody_else_can_come():
+    assert meeting_host(assign_ranks([place("a"), place("a")])) == LOOPBACK
+    assert meeting_host(assign_ranks([place("a"), place("b")])) == "10.0.0.1"
+
+
+def test_a_rank_keeps_what_its_stacks_are_read_by():
+    (rank,) = assign_ranks([WorkerPlace(node_id="a", node_ip="10.0.0.1", engine_thread=7, dump_descriptor=9)])
+    assert (rank.engine_thread, rank.dump_descriptor) == (7, 9)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 15)), min_size=1, max_size=24, unique=True))

@@ -303,3 +303,10 @@ def test_every_request_is_answered_once_and_as_if_it_were_alone(a_call: int, num
     assert (counts.shared_tokens > 0) == share
     assert counts.steps == len(loop.model.plans)
     assert counts.prefill_tokens + counts.decode_tokens == sum(plan.num_tokens for plan in loop.model.plans)
+
+
+def test_each_step_that_is_done_is_told() -> None:
+    loop, done = Loop(), []
+    loop.batcher.on_step = lambda: done.append(1)
+    loop.finish([ask(0), ask(1)])
+    assert len(done) == loop.statistics.steps

@@ -1,0 +1,75 @@
+"""Restarts of one gang, against its own budget and its job's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from raydsinfer.config import RecoveryConfig
+from raydsinfer.errors import RestartsExhaustedError
+from raydsinfer.groups.budget import Budget
+
+logger = logging.getLogger(__name__)
+
+_KEEPER_TIMEOUT_S = 60.0
+
+
+class Restarts:
+    """Counts. Thread-safe.
+
+    Args:
+        gang: Name of the gang.
+        recovery_config: The limits.
+        keeper: A `GangKeeper` actor that counts for all gangs of the job; None: nobody does.
+
+    Attributes:
+        num_restarts: All so far, also those that do not count.
+    """
+
+    def __init__(self, gang: str, recovery_config: RecoveryConfig, keeper: ActorHandle[Any] | None) -> None:
+        self.num_restarts = 0
+        self._gang, self._config, self._keeper = gang, recovery_config, keeper
+        self._own, self._lock = Budget(), threading.Lock()
+
+    @property
+    def num_left(self) -> int:
+        """Restarts that the gang may still have, if its job has them."""
+        return max(0, self._config.max_restarts - self._own.num_taken)
+
+    def take(self, history: tuple[str, ...]) -> None:
+        """Count one more.
+
+        Args:
+            history: For the error.
+
+        Raises:
+            RestartsExhaustedError: There is none left.
+        """
+        with self._lock:
+            own, job = self._config.max_restarts, self._config.max_job_restarts
+            if not self._own.take(own):
+                raise RestartsExhaustedError(gang=self._gang, limit=own, setting="max_restarts", history=history)
+            if self._ask_keeper("take_restart", job) is False:
+                self._own.refund(1)
+                raise RestartsExhaustedError(gang=self._gang, limit=job, setting="max_job_restarts", history=history)
+            self.num_restarts += 1
+
+    def refund(self, num_restarts: int) -> None:
+        """Some did not count."""
+        with self._lock:
+            self._own.refund(num_restarts)
+            self._ask_keeper("refund_restarts", num_restarts)
+
+    def _ask_keeper(self, method: str, *args: Any) -> Any:
+        if self._keeper is None:
+            return None
+        try:
+            return ray.get(getattr(self._keeper, method).remote(*args), timeout=_KEEPER_TIMEOUT_S)
+        except RayError as error:  # its own budget still ends what fails for ever
+            logger.warning("%s: the keeper does not count restarts (%s)", self._gang, type(error).__name__)
+            return None
