@@ -314,8 +314,11 @@ class RecoveryConfig(Settings):
             one ends the job.
         max_error_rate: Share of rows with errors above which the job ends early, once it has enough rows to tell;
             None: never.
-        max_restarts: Restarts that a gang has. Those that found out which row kills it do not count.
-        max_job_restarts: Restarts that all gangs of a job have together, counted likewise.
+        max_restarts: Restarts that a gang has within `restart_window_s`. Those that found out which row kills it do
+            not count.
+        max_job_restarts: Restarts that all gangs of a job have together within `restart_window_s`, counted likewise.
+        restart_window_s: Seconds after which a restart is forgiven: machines fail now and then, and a job that takes
+            days goes on; one that does nothing but start again ends.
         restart_backoff_s: Seconds before a restart that follows a restart without any answer in between; doubled
             each time, up to a minute.
         max_row_deaths: A row that was alone on its gang when the gang died, so many times, gets an error.
@@ -325,6 +328,7 @@ class RecoveryConfig(Settings):
     max_error_rate: float | None = Field(default=None, ge=0, lt=1)
     max_restarts: int = Field(default=8, ge=0)
     max_job_restarts: int = Field(default=64, ge=0)
+    restart_window_s: float = Field(default=3600.0, gt=0)
     restart_backoff_s: float = Field(default=1.0, ge=0)
     max_row_deaths: int = Field(default=2, ge=1)
 

@@ -394,7 +394,8 @@ class RestartsExhaustedError(RaydsinferError):
     def __str__(self) -> str:
         lines = "\n".join(f"  {line}" for line in self.history)
         return (
-            f"{self.gang} failed again and was not restarted: RecoveryConfig({self.setting}={self.limit}) is used up."
+            f"{self.gang} failed again and was not restarted: RecoveryConfig({self.setting}={self.limit}) is used up"
+            " (within restart_window_s)."
             f" Its failures:\n{lines}\nIf they have one cause, see to it; if not, raise the limit."
         )
 

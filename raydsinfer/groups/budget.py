@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 _LONGEST_BACKOFF_S = 60.0
 
 
 class Budget:
-    """Restarts of a gang, or of all gangs of a job.
+    """Restarts of a gang, or of all gangs of a job, of which there may be so many within some time.
 
-    Attributes:
-        num_taken: Restarts that count.
+    A job that runs for a weekend on machines that fail now and then makes progress; one that only starts again
+    does not.
     """
 
     def __init__(self) -> None:
-        self.num_taken = 0
+        self._taken_at: deque[float] = deque()
 
-    def take(self, limit: int) -> bool:
+    def num_taken(self, window_s: float, now_s: float) -> int:
+        """Restarts that count: those that were taken within the last `window_s` seconds before `now_s`."""
+        while self._taken_at and self._taken_at[0] <= now_s - window_s:
+            self._taken_at.popleft()
+        return len(self._taken_at)
+
+    def take(self, limit: int, window_s: float, now_s: float) -> bool:
         """Take one more, if `limit` allows it; whether it did."""
-        if self.num_taken >= limit:
+        if self.num_taken(window_s, now_s) >= limit:
             return False
-        self.num_taken += 1
+        self._taken_at.append(now_s)
         return True
 
     def refund(self, num_restarts: int) -> None:
-        """Give some back; never more than were taken."""
-        self.num_taken = max(0, self.num_taken - num_restarts)
+        """Give the last ones back; never more than were taken."""
+        for _ in range(min(num_restarts, len(self._taken_at))):
+            self._taken_at.pop()
 
 
 def backoff_s(num_in_vain: int, first_s: float) -> float:

@@ -127,10 +127,10 @@ class GangKeeper:
             groups = [held.group for held in self._held.values()]
         return sum(placement_group_state(group) == "CREATED" for group in groups)
 
-    def take_restart(self, limit: int) -> bool:
-        """Count a restart of a gang; False if the job has had `limit` of them."""
+    def take_restart(self, limit: int, window_s: float) -> bool:
+        """Count a restart of a gang; False if the job has had `limit` of them in the last `window_s` seconds."""
         with self._lock:
-            return self._restarts.take(limit)
+            return self._restarts.take(limit, window_s, time.monotonic())
 
     def refund_restarts(self, num_restarts: int) -> None:
         """Restarts that do not count after all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from raydsinfer.groups.budget import Budget
 logger = logging.getLogger(__name__)
 
 _KEEPER_TIMEOUT_S = 60.0
+_LIMITS = ("max_restarts", "max_job_restarts", "restart_window_s")
 
 
 class Restarts:
@@ -39,7 +41,8 @@ class Restarts:
     @property
     def num_left(self) -> int:
         """Restarts that the gang may still have, if its job has them."""
-        return max(0, self._config.max_restarts - self._own.num_taken)
+        taken = self._own.num_taken(self._config.restart_window_s, time.monotonic())
+        return max(0, self._config.max_restarts - taken)
 
     def take(self, history: tuple[str, ...]) -> None:
         """Count one more.
@@ -51,10 +54,10 @@ class Restarts:
             RestartsExhaustedError: There is none left.
         """
         with self._lock:
-            own, job = self._config.max_restarts, self._config.max_job_restarts
-            if not self._own.take(own):
+            own, job, window_s = (getattr(self._config, name) for name in _LIMITS)
+            if not self._own.take(own, window_s, time.monotonic()):
                 raise RestartsExhaustedError(gang=self._gang, limit=own, setting="max_restarts", history=history)
-            if self._ask_keeper("take_restart", job) is False:
+            if self._ask_keeper("take_restart", job, window_s) is False:
                 self._own.refund(1)
                 raise RestartsExhaustedError(gang=self._gang, limit=job, setting="max_job_restarts", history=history)
             self.num_restarts += 1

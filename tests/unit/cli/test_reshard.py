@@ -24,7 +24,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def run(*words: str | Path) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["reshard", *map(str, words)], catch_exceptions=False)
+    wide = {"COLUMNS": "400"}  # no path is cut in two
+    result = CliRunner().invoke(app, ["reshard", *map(str, words)], catch_exceptions=False, env=wide)
     return result.exit_code, result.stdout, result.stderr
 
 
