@@ -21,11 +21,19 @@ from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.checkpoints.sources.web_directory import file_url
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.base import EngineSpec
-from raydsinfer.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
+from raydsinfer.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    InvalidSettingError,
+    UnsupportedError,
+    shown,
+    summary_of,
+)
 
 SETTINGS_FILE = "raydsinfer.json"
 """File beside the model that holds its inference settings, and where the model is if it is elsewhere."""
 
+_LONGEST_NAME = 4096  # bytes, Linux's own limit for a path
 _HERE = "."  # the model that SETTINGS_FILE names is the directory that the file is in
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -83,7 +91,11 @@ class DeepSpeedCheckpoint(Checkpoint):
             CheckpointNotFoundError: A path that does not exist or holds no model.
             CorruptCheckpointError: The ``raydsinfer.json`` in it cannot be read.
         """
+        if not isinstance(model, str | os.PathLike):
+            raise InvalidSettingError(name="model", value=model, expected="a directory, a URL or a name, as text")
         name = os.fspath(model)
+        if len(os.fsencode(name)) > _LONGEST_NAME:
+            raise CheckpointNotFoundError(path=shown(name), reason="is longer than any path", hint="Check the path.")
         if "://" in name or Path(name).expanduser().is_dir():
             return cls(name, config=config)
         echo = config is not None and config.engine == "echo"
@@ -107,7 +119,14 @@ class DeepSpeedCheckpoint(Checkpoint):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> DeepSpeedCheckpoint:
-        """Any Ray checkpoint whose directory holds a model; one of ours comes back as it is."""
+        """Any Ray checkpoint whose directory holds a model; one of ours comes back as it is.
+
+        Raises:
+            InvalidSettingError: It is no checkpoint.
+        """
+        if not isinstance(checkpoint, Checkpoint):
+            hint = "Write DeepSpeedCheckpoint.from_pretrained(...)."
+            raise InvalidSettingError(name="checkpoint", value=checkpoint, expected="a Ray checkpoint", hint=hint)
         return checkpoint if isinstance(checkpoint, cls) else cls(checkpoint.path, checkpoint.filesystem)
 
     def replaced(self, **settings: Any) -> DeepSpeedCheckpoint:
@@ -221,12 +240,15 @@ def _saved_settings(filesystem: Any, directory: str) -> _Settings:
             content = file.readall()
     except Exception as error:
         if not is_url:
-            raise
+            reason, hint = f"cannot be read ({summary_of(error)})", "Check the path, and that it may be read."
+            raise CorruptCheckpointError(path=path, reason=reason, hint=hint) from error
         raise explained(error, path) from None  # with the URL, and all that is in it
     try:
         saved = json.loads(content)
-        model, config = str(saved.get("model", _HERE)), dict(saved["engine_config"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        model, config = saved.get("model", _HERE), saved["engine_config"]
+        if not isinstance(model, str) or not isinstance(config, dict):
+            raise TypeError("model is a text and engine_config an object")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptCheckpointError(
             path=without_secrets(path),
             reason=f"is not what DeepSpeedCheckpoint.to_directory writes ({type(error).__name__}: {error})",

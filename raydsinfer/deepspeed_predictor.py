@@ -12,17 +12,21 @@ import pyarrow as pa
 
 from raydsinfer.checkpoint import DeepSpeedCheckpoint
 from raydsinfer.checkpoints.sources.secrets import without_secrets
-from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
-from raydsinfer.engines.base import GenerateAnswer
+from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig, RecoveryConfig
+from raydsinfer.engines.base import EngineSpec
 from raydsinfer.engines.tokenizer import Tokenizer, load_tokenizer
 from raydsinfer.errors import InvalidSettingError
+from raydsinfer.groups.supervisor import GangSupervisor
 from raydsinfer.groups.worker_group import WorkerGroup
 from raydsinfer.predictor import Predictor
-from raydsinfer.rows.answers import Answer, answer_bad_row, answer_refused, answer_request
+from raydsinfer.rows.answers import Answer
+from raydsinfer.rows.batches import cells
 from raydsinfer.rows.columns import InputColumns, kept_names, output_frame, output_table
 from raydsinfer.rows.limits import check_generation, must_be_static
-from raydsinfer.rows.request import BadRow, Request, Row, read_row
-from raydsinfer.serving.service import ContinuousService, Service, StaticService
+from raydsinfer.rows.request import Row
+from raydsinfer.serving.answering import RowAnswerer
+from raydsinfer.serving.recovering import RecoveringService
+from raydsinfer.serving.service import make_service
 from raydsinfer.serving.shared_tokenizer import SharedTokenizer
 
 if TYPE_CHECKING:
@@ -46,31 +50,53 @@ class DeepSpeedPredictor(Predictor):
     (``group.load_report.batching``), their rows share it, and each call returns when its own rows are done;
     where it batches statically, the calls take turns.
 
+    A gang that dies is started again, and what it was working on is sent again; a row that takes it down whenever
+    it is alone on it gets an error. See `RecoveryConfig`.
+
     Attributes:
-        group: The gang.
         input_columns: Names of the columns that are read.
-        service: How the gang answers.
+        service: How rows are answered, through one life of the gang after the other.
     """
 
     def __init__(
         self,
-        group: WorkerGroup,
+        supervisor: GangSupervisor,
         tokenizer: Tokenizer,
-        config: EngineConfig,
+        spec: EngineSpec,
         *,
-        model: str = "",
+        recovery_config: RecoveryConfig | None = None,
+        use_gpu: bool = False,
         input_columns: InputColumns | None = None,
         generation: GenerationConfig | None = None,
         preprocessor: Preprocessor | None = None,
     ) -> None:
         super().__init__(preprocessor)
-        self.group, self.input_columns = group, input_columns or InputColumns()
-        self._tokenizer, self._model = SharedTokenizer(tokenizer), model
-        # "auto" is over: from here on the settings say how the engine really batches.
-        self._config = config.replaced({"batching": group.load_report.batching})
-        is_continuous = self._config.batching == "continuous"
-        self.service: Service = (ContinuousService if is_continuous else StaticService)(group, self._config)
+        self._supervisor, self._spec = supervisor, spec
+        self._recovery = recovery_config or RecoveryConfig()
+        self.input_columns = input_columns or InputColumns()
+        self.service = RecoveringService(
+            supervisor,
+            lambda gang, most_rows: make_service(gang, spec.config, most_rows),
+            self._recovery,
+            max_running=spec.config.max_running,
+        )
+        self._answerer = RowAnswerer(self.service, SharedTokenizer(tokenizer), spec, use_gpu=use_gpu)
         self._defaults = generation or GenerationConfig()
+
+    @property
+    def group(self) -> WorkerGroup:
+        """The gang as it is now; while it starts again, the broken one."""
+        return self._supervisor.group
+
+    @property
+    def num_restarts(self) -> int:
+        """How often the gang was started again so far."""
+        return self._supervisor.num_restarts
+
+    @property
+    def _config(self) -> EngineConfig:
+        """The settings, with how the engine really batches instead of "auto"."""
+        return self._spec.config.replaced({"batching": self.group.load_report.batching})
 
     @classmethod
     def from_checkpoint(
@@ -79,6 +105,7 @@ class DeepSpeedPredictor(Predictor):
         *,
         scaling_config: ScalingConfig | None = None,
         gang_config: GangConfig | None = None,
+        recovery_config: RecoveryConfig | None = None,
         keeper: ActorHandle[Any] | None = None,
         prompt_column: str = "prompt",
         messages_column: str = "messages",
@@ -92,7 +119,9 @@ class DeepSpeedPredictor(Predictor):
             checkpoint: A `DeepSpeedCheckpoint`, or any Ray checkpoint whose directory holds a model.
             scaling_config: `num_workers` is the number of ranks that share the model. Default: one rank on CPU.
             gang_config: Deadlines.
-            keeper: A `GangKeeper` actor that owns the gang's placement group; None: this process does.
+            recovery_config: What happens when rows or the gang fail.
+            keeper: A `GangKeeper` actor that owns the gang's placement group, and counts the restarts of all gangs
+                of a job; None: this process does.
             prompt_column: Column of texts.
             messages_column: Column of conversations, lists of ``{"role": …, "content": …}``.
             generation_column: Column of the rows' own settings.
@@ -103,7 +132,8 @@ class DeepSpeedPredictor(Predictor):
             ConfigurationError: A setting is wrong; nothing was started.
             CheckpointError: The model has no tokenizer, or its files are wrong.
             ClusterCapacityError: The cluster had no room for the gang in time.
-            WorkerGroupError: A rank failed to start or to load.
+            WorkerGroupError: A rank failed to start or to load, in a way that can only repeat.
+            RestartsExhaustedError: Ranks failed to start or to load more often than they may.
         """
         from ray.train import ScalingConfig
 
@@ -114,16 +144,23 @@ class DeepSpeedPredictor(Predictor):
         spec = (own.replaced(batching="static") if must_be_static(own.spec.config, defaults) else own).spec
         # First what can fail without a gang.
         tokenizer = load_tokenizer(spec)
-        group = WorkerGroup.create(
-            spec, scaling_config or ScalingConfig(), gang_config=gang_config, keeper=keeper, on_progress=on_progress
+        scaling_config = scaling_config or ScalingConfig()
+        supervisor = GangSupervisor(
+            spec,
+            scaling_config,
+            gang_config=gang_config,
+            recovery_config=recovery_config,
+            keeper=keeper,
+            on_progress=on_progress,
         )
-        if note := group.load_report.note:
-            logger.warning("%s: %s", group.name, note)
+        if note := supervisor.start().load_report.note:
+            logger.warning("%s: %s", supervisor.name, note)
         return cls(
-            group,
+            supervisor,
             tokenizer,
-            spec.config,
-            model=without_secrets(spec.model),
+            spec,
+            recovery_config=recovery_config,
+            use_gpu=bool(scaling_config.use_gpu),
             input_columns=input_columns,
             generation=defaults,
         )
@@ -152,19 +189,24 @@ class DeepSpeedPredictor(Predictor):
         Args:
             data: A DataFrame, a dictionary of ndarrays, an Arrow table, or one ndarray of prompts.
             **kwargs: `feature_columns`: columns to read, None for all; `keep_columns`: columns of the
-                input to keep in the output; and generation settings, see `GenerationConfig`.
+                input to keep in the output; `report_attempts`: add the column ``num_attempts``, how often the
+                gang worked on each row; `on_error`: ``row`` or ``raise``, instead of `RecoveryConfig.on_error`; and
+                generation settings, see `GenerationConfig`.
 
         Returns:
             A row for each row, in order and of the same type as `data`, with the columns ``output``,
             ``finish_reason`` (``stop``, ``length`` or ``error``), ``num_prompt_tokens``,
             ``num_output_tokens``, ``error`` (empty if the row is fine), and those kept. With
             `num_return_sequences` above 1, ``output``, ``finish_reason`` and ``num_output_tokens``
-            hold lists. With `return_logprobs` there is ``logprobs`` too.
+            hold lists. With `return_logprobs` there is ``logprobs`` too. A row that took the gang down has an
+            ``error`` that begins with ``gang``.
 
         Raises:
             ConfigurationError: A setting is wrong, or one that this gang has not.
             MissingColumnError: A column that the call names is not in the data.
-            WorkerGroupError: The gang failed; rows are not to blame.
+            RowFailedError: A row cannot be answered, and `on_error` is ``raise``.
+            RestartsExhaustedError: The gang failed more often than it may be started again; rows are not to blame.
+            WorkerGroupError: It was shut down, or could not be started again for a reason that can only repeat.
         """
         return super().predict(data, **kwargs)
 
@@ -173,8 +215,7 @@ class DeepSpeedPredictor(Predictor):
 
         Calls of `predict` in other threads end with `WorkerGroupError`.
         """
-        self.group.shutdown()
-        self.service.join()
+        self.service.shutdown()
 
     def __enter__(self) -> DeepSpeedPredictor:
         return self
@@ -183,14 +224,16 @@ class DeepSpeedPredictor(Predictor):
         self.shutdown()
 
     def __repr__(self) -> str:
-        num_ranks = len(self.group.ranks)
-        return f"DeepSpeedPredictor({self._model!r}, {num_ranks} rank{'s' if num_ranks > 1 else ''}, {self.group.name})"
+        num_ranks, model = len(self.group.ranks), without_secrets(self._spec.model)
+        return f"DeepSpeedPredictor({model!r}, {num_ranks} rank{'s' if num_ranks > 1 else ''}, {self.group.name})"
 
     def _predict_pandas(
         self,
         data: pd.DataFrame,
         feature_columns: Sequence[str] | None = None,
         keep_columns: Sequence[str] | None = None,
+        report_attempts: bool = False,
+        on_error: str | None = None,
         **generation: Any,
     ) -> pd.DataFrame:
         if strange := [name for name in data.columns if not isinstance(name, str)]:
@@ -199,9 +242,10 @@ class DeepSpeedPredictor(Predictor):
         names = list(data.columns)
         read = self.input_columns.choose(names, feature_columns, keep_columns)
         call = self.read_settings(self._config, generation, self._defaults)
-        answers = self._answer(read.rows({name: list(data[name]) for name in read.names}, len(data)), call)
-        output = output_frame(answers, call, index=data.index)
-        kept: dict[str, Any] = {name: data[name] for name in kept_names(keep_columns, call)}
+        kept: dict[str, Any] = {name: data[name] for name in kept_names(keep_columns, call, report_attempts)}
+        rows = read.rows({name: list(data[name]) for name in read.names}, len(data))
+        answers = self._answer(rows, call, on_error)
+        output = output_frame(answers, call, data.index, report_attempts)
         with_kept: pd.DataFrame = output.assign(**kept)
         return with_kept
 
@@ -210,30 +254,20 @@ class DeepSpeedPredictor(Predictor):
         data: pa.Table,
         feature_columns: Sequence[str] | None = None,
         keep_columns: Sequence[str] | None = None,
+        report_attempts: bool = False,
+        on_error: str | None = None,
         **generation: Any,
     ) -> pa.Table:
         read = self.input_columns.choose(data.column_names, feature_columns, keep_columns)
         call = self.read_settings(self._config, generation, self._defaults)
-        answers = self._answer(read.rows({name: data[name].to_pylist() for name in read.names}, len(data)), call)
-        output = output_table(answers, call)
-        for name in kept_names(keep_columns, call):
+        kept = kept_names(keep_columns, call, report_attempts)
+        rows = read.rows({name: cells(data[name]) for name in read.names}, len(data))
+        answers = self._answer(rows, call, on_error)
+        output = output_table(answers, call, report_attempts)
+        for name in kept:
             output = output.append_column(data.schema.field(name), data[name])
         return output
 
-    def _answer(self, rows: Sequence[Row], call: GenerationConfig) -> list[Answer]:
-        """One answer a row, in order: bad rows without the engine, the others through it."""
-        read = [
-            read_row(index, row, tokenizer=self._tokenizer, call=call, config=self._config)
-            for index, row in enumerate(rows)
-        ]
-        answers = {row.index: answer_bad_row(row) for row in read if isinstance(row, BadRow)}
-
-        def take(request: Request, answer: GenerateAnswer) -> None:
-            answers[request.index] = (
-                answer_refused(request, answer.error)
-                if answer.error
-                else answer_request(request, answer.completions, self._tokenizer)
-            )
-
-        self.service.answer([row for row in read if isinstance(row, Request)], take)
-        return [answers[index] for index in range(len(rows))]
+    def _answer(self, rows: Sequence[Row], call: GenerationConfig, on_error: str | None) -> list[Answer]:
+        recovery = self._recovery if on_error is None else self._recovery.replaced({"on_error": on_error})
+        return self._answerer.answer(rows, call, self._config, recovery.on_error)

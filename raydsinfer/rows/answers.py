@@ -16,6 +16,9 @@ OUTPUT_COLUMNS = ("output", "finish_reason", "num_prompt_tokens", "num_output_to
 LOGPROBS_COLUMN = "logprobs"
 """Comes after the others, in calls with `return_logprobs`."""
 
+ATTEMPTS_COLUMN = "num_attempts"
+"""Comes last, in calls that ask for it."""
+
 LIST_COLUMNS = ("output", "finish_reason", "num_output_tokens", LOGPROBS_COLUMN)
 """Columns that hold a list a row, of an entry a sequence, when the call has `num_return_sequences` above 1."""
 
@@ -31,6 +34,7 @@ class Answer:
         num_prompt_tokens: Tokens of the prompt.
         logprobs: Of each generated token the logarithm of its probability; empty where nobody asked for it.
         error: What is wrong with the row; empty if it is fine.
+        num_attempts: Times that the gang worked on the row; 0 for one that never reached it.
     """
 
     outputs: tuple[str, ...]
@@ -39,11 +43,18 @@ class Answer:
     num_prompt_tokens: int
     logprobs: tuple[tuple[float, ...], ...] = ((),)
     error: str = ""
+    num_attempts: int = 0
 
 
-def columns_of_call(generation: GenerationConfig) -> tuple[str, ...]:
-    """Names of the output columns: they depend on the call, never on the rows."""
-    return (*OUTPUT_COLUMNS, LOGPROBS_COLUMN) if generation.return_logprobs else OUTPUT_COLUMNS
+def columns_of_call(generation: GenerationConfig, report_attempts: bool = False) -> tuple[str, ...]:
+    """Names of the output columns: they depend on the call, never on the rows.
+
+    Args:
+        generation: Settings of the call.
+        report_attempts: Whether it asks for `ATTEMPTS_COLUMN`.
+    """
+    logprobs = (LOGPROBS_COLUMN,) if generation.return_logprobs else ()
+    return (*OUTPUT_COLUMNS, *logprobs, *((ATTEMPTS_COLUMN,) if report_attempts else ()))
 
 
 def answer_bad_row(bad: BadRow) -> Answer:
@@ -68,18 +79,20 @@ def answer_request(request: Request, completions: Sequence[Completion], tokenize
     )
 
 
-def answer_refused(request: Request, reason: str) -> Answer:
+def answer_failed(request: Request, error: RowError) -> Answer:
     """The output of a row that the engine could not answer."""
-    error = RowError(kind="engine", reason=reason)
     return answer_bad_row(BadRow(index=request.index, error=error, num_prompt_tokens=len(request.token_ids)))
 
 
-def columns_of(answers: Sequence[Answer], generation: GenerationConfig) -> dict[str, list[Any]]:
+def columns_of(
+    answers: Sequence[Answer], generation: GenerationConfig, report_attempts: bool = False
+) -> dict[str, list[Any]]:
     """Output columns, in the order of `columns_of_call`.
 
     Args:
         answers: In the order of the rows.
         generation: Settings of the call.
+        report_attempts: Whether it asks for `ATTEMPTS_COLUMN`.
     """
     columns: dict[str, list[Any]] = {
         "output": [list(answer.outputs) for answer in answers],
@@ -88,10 +101,11 @@ def columns_of(answers: Sequence[Answer], generation: GenerationConfig) -> dict[
         "num_output_tokens": [list(answer.nums_output_tokens) for answer in answers],
         "error": [answer.error for answer in answers],
         LOGPROBS_COLUMN: [[list(logprobs) for logprobs in answer.logprobs] for answer in answers],
+        ATTEMPTS_COLUMN: [answer.num_attempts for answer in answers],
     }
     if generation.num_return_sequences == 1:
         columns |= {name: [cell[0] for cell in columns[name]] for name in LIST_COLUMNS}
-    return {name: columns[name] for name in columns_of_call(generation)}
+    return {name: columns[name] for name in columns_of_call(generation, report_attempts)}
 
 
 def cut_at_stop(text: str, stop_strings: Sequence[str], *, keep: bool) -> str:

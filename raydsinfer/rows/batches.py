@@ -25,6 +25,7 @@ def format_of(batch: Any) -> str:
     if isinstance(batch, pa.Table):
         return "arrow"
     if isinstance(batch, np.ndarray):
+        _check_plain("data", batch)
         return "numpy"
     wanted = "a pandas DataFrame, an ndarray or a dictionary of ndarrays"
     if not isinstance(batch, dict):
@@ -37,7 +38,47 @@ def format_of(batch: Any) -> str:
                 expected="an ndarray",
                 hint="Use numpy.array(..., dtype=object).",
             )
+        _check_plain(f"data[{name!r}]", column)
+    lengths = {name: column.shape[:1] for name, column in batch.items()}
+    if len(set(lengths.values())) > 1:
+        sizes = ", ".join(f"{name!r}: {length[0] if length else 'none'}" for name, length in lengths.items())
+        raise InvalidSettingError(name="data", value=sizes, expected="arrays with the same number of rows")
     return "numpy"
+
+
+def _check_plain(name: str, array: Any) -> None:
+    if array.dtype.names is not None:
+        hint = "Pass a dictionary of its fields, {name: array[name] for name in array.dtype.names}."
+        raise InvalidSettingError(name=name, value=array.dtype, expected="an array without fields", hint=hint)
+
+
+class UnreadableCell:
+    """Stands for a cell whose bytes are not what its column's type says; prompts and settings it is none."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def __repr__(self) -> str:
+        return f"<not readable: {self._why}>"
+
+
+def cells(column: pa.ChunkedArray) -> list[Any]:
+    """An Arrow column as Python values; a cell that cannot be one takes no other with it.
+
+    Args:
+        column: Of any type; text that is no UTF-8, or a date that no calendar has, becomes an `UnreadableCell`.
+    """
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError, ArithmeticError):
+        return [_cell(cell) for cell in column]
+
+
+def _cell(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except (ValueError, OverflowError, ArithmeticError) as error:
+        return UnreadableCell(f"{type(error).__name__}: {error}")
 
 
 def convert(batch: Any, wanted: str, *, arrays: bool = False, tensors: bool = False) -> Any:

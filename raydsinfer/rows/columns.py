@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,7 @@ class InputColumns:
             InvalidSettingError: A kept column would overwrite an output column.
         """
         check_columns(available, feature_columns, keep_columns)
+        _check_once(available, [self.prompt, self.messages, self.generation, *(keep_columns or ())])
         readable = list(available) if feature_columns is None else list(feature_columns)
         # One array, or Ray's data set of one, is an array of prompts.
         prompt = ARRAY_COLUMN if readable == [ARRAY_COLUMN] else self.prompt
@@ -101,25 +102,35 @@ def check_columns(
         InvalidSettingError: A text where a list of names belongs.
     """
     for wanted_by, names in (("feature_columns", feature_columns), ("keep_columns", keep_columns)):
-        if isinstance(names, str):
-            raise InvalidSettingError(
-                name=wanted_by, value=names, expected="a list of names", hint=f"Write [{names!r}]."
-            )
+        if isinstance(names, str) or not isinstance(names, Iterable | None):
+            hint = f"Write [{names!r}]." if isinstance(names, str) else ""
+            raise InvalidSettingError(name=wanted_by, value=names, expected="a list of names", hint=hint)
         if missing := [name for name in names or () if name not in available]:
             raise MissingColumnError(missing=missing, available=list(available), wanted_by=wanted_by)
 
 
-def kept_names(keep_columns: Sequence[str] | None, generation: GenerationConfig | None = None) -> list[str]:
+def _check_once(available: Sequence[str], wanted: Sequence[str]) -> None:
+    for name in wanted:
+        if list(available).count(name) > 1:
+            raise InvalidSettingError(
+                name="a column's name", value=name, expected="one column of that name", hint="Rename the others."
+            )
+
+
+def kept_names(
+    keep_columns: Sequence[str] | None, generation: GenerationConfig | None = None, report_attempts: bool = False
+) -> list[str]:
     """Columns to keep, each once.
 
     Args:
         keep_columns: As the call names them.
         generation: Settings of the call, which decide on the output columns; None: the columns that every call has.
+        report_attempts: Whether the call asks for the column of attempts.
 
     Raises:
         InvalidSettingError: One has the name of an output column.
     """
-    own = OUTPUT_COLUMNS if generation is None else columns_of_call(generation)
+    own = OUTPUT_COLUMNS if generation is None else columns_of_call(generation, report_attempts)
     names = list(dict.fromkeys(keep_columns or ()))
     if taken := [name for name in names if name in own]:
         raise InvalidSettingError(
@@ -131,28 +142,32 @@ def kept_names(keep_columns: Sequence[str] | None, generation: GenerationConfig 
     return names
 
 
-def output_schema(generation: GenerationConfig) -> pa.Schema:
+def output_schema(generation: GenerationConfig, report_attempts: bool = False) -> pa.Schema:
     """Names and types of the output columns: they depend on the call, never on the rows."""
-    kinds = {name: _kind(name) for name in columns_of_call(generation)}
+    kinds = {name: _kind(name) for name in columns_of_call(generation, report_attempts)}
     if generation.num_return_sequences > 1:
         kinds |= {name: pa.list_(kinds[name]) for name in LIST_COLUMNS if name in kinds}
     return pa.schema(kinds)
 
 
-def output_table(answers: Sequence[Answer], generation: GenerationConfig) -> pa.Table:
+def output_table(answers: Sequence[Answer], generation: GenerationConfig, report_attempts: bool = False) -> pa.Table:
     """The output columns of a batch as an Arrow table."""
-    return pa.table(columns_of(answers, generation), schema=output_schema(generation))
+    columns = columns_of(answers, generation, report_attempts)
+    return pa.table(columns, schema=output_schema(generation, report_attempts))
 
 
-def output_frame(answers: Sequence[Answer], generation: GenerationConfig, index: Any) -> pd.DataFrame:
+def output_frame(
+    answers: Sequence[Answer], generation: GenerationConfig, index: Any, report_attempts: bool = False
+) -> pd.DataFrame:
     """The output columns of a batch as a DataFrame.
 
     Args:
         answers: In the order of the rows.
         generation: Settings of the call.
         index: Index of the frame.
+        report_attempts: Whether the call asks for the column of attempts.
     """
-    columns = columns_of(answers, generation)
+    columns = columns_of(answers, generation, report_attempts)
     kinds: dict[str, Any] = {name: "int64" if name.startswith("num_") else _TEXT_DTYPE for name in columns}
     kinds |= {LOGPROBS_COLUMN: object}
     if generation.num_return_sequences > 1:

@@ -29,7 +29,9 @@ class EngineBatch:
     call: GenerateBatch
 
 
-def plan_batches(requests: Iterable[Request], config: EngineConfig, fresh_seed: Callable[[], int]) -> list[EngineBatch]:
+def plan_batches(
+    requests: Iterable[Request], config: EngineConfig, fresh_seed: Callable[[], int], most_rows: int | None = None
+) -> list[EngineBatch]:
     """Put requests with equal settings together, at most `EngineConfig.max_batch_size` sequences a call.
 
     Within equal settings the longest prompts come first: neighbours need little padding, and a batch
@@ -39,6 +41,7 @@ def plan_batches(requests: Iterable[Request], config: EngineConfig, fresh_seed: 
         requests: In any order.
         config: The engine's settings.
         fresh_seed: Draws the seed of a batch that no setting seeds.
+        most_rows: Most rows of a call, if the memory holds fewer than the settings allow.
     """
     by_settings: dict[str, list[Request]] = {}
     for request in requests:
@@ -47,6 +50,7 @@ def plan_batches(requests: Iterable[Request], config: EngineConfig, fresh_seed: 
     for group in by_settings.values():
         generation = group[0].generation
         size = max(1, config.max_batch_size // num_sequences(generation))
+        size = size if most_rows is None else min(size, most_rows)
         ordered = sorted(group, key=lambda request: (-len(request.token_ids), request.index))
         for start in range(0, len(ordered), size):
             batches.append(_batch(ordered[start : start + size], generation, config, fresh_seed))

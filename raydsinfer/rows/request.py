@@ -13,9 +13,11 @@ import pandas as pd
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.tokenizer import Tokenizer
 from raydsinfer.errors import ConfigurationError, RowError
+from raydsinfer.errors import shown as cut
 from raydsinfer.rows.limits import check_generation, check_length
 
 _SHOWN_CHARS = 60  # of a bad value in a message: enough to find it again in the data
+_SAID_CHARS = 500  # of what a library said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ def read_generation(value: object, *, call: GenerationConfig, config: EngineConf
     Raises:
         RowError: The value is none of these, or a setting is wrong.
     """
-    settings = _read_settings(value)
+    settings = read_settings(value)
     if not settings:
         return call
     try:
@@ -117,10 +119,20 @@ def read_generation(value: object, *, call: GenerationConfig, config: EngineConf
 
 def is_missing(value: object) -> bool:
     """Whether a cell holds nothing: None, NaN, NaT or pandas' NA."""
-    return value is None or (bool(pd.api.types.is_scalar(value)) and bool(pd.isna(value)))  # type: ignore[call-overload]
+    if value is None or not pd.api.types.is_scalar(value):
+        return value is None
+    try:
+        return bool(pd.isna(value))  # type: ignore[call-overload]
+    except ArithmeticError:  # a decimal that raises when it is looked at
+        return True
 
 
-def _read_settings(value: object) -> dict[str, Any]:
+def read_settings(value: object) -> dict[str, Any]:
+    """The settings that a row gives itself, by name and not yet checked; empty if it gives none.
+
+    Raises:
+        RowError: The value is not settings by name.
+    """
     if isinstance(value, str):
         # CSV has no other way to leave a cell out than an empty one.
         value = _from_json(value, kind="generation") if value.strip() else None
@@ -130,12 +142,12 @@ def _read_settings(value: object) -> dict[str, Any]:
         raise RowError(kind="generation", reason=f"expected settings by name, got {shown(value)}")
     if strange := [name for name in value if not isinstance(name, str)]:
         raise RowError(kind="generation", reason=f"setting names are texts, got {shown(strange[0])}")
-    return {name: _plain(setting) for name, setting in value.items() if not is_missing(setting)}
+    return {name: _plain_cell(own, kind="generation") for name, own in value.items() if not is_missing(own)}
 
 
 def _read_tokens(row: Row, tokenizer: Tokenizer) -> tuple[tuple[int, ...], str]:
     if not is_missing(row.messages):
-        messages = _read_messages(row.messages)
+        messages = read_messages(row.messages)
         token_ids = _encoded("messages", lambda: tokenizer.encode_chat(messages))
         return token_ids, tokenizer.decode(token_ids)
     if is_missing(row.prompt):
@@ -152,16 +164,25 @@ def _encoded(kind: str, encode: Any) -> tuple[int, ...]:
     try:
         token_ids = tuple(encode())
     except Exception as error:  # tokenizers and chat templates raise what they like about a text
-        raise RowError(kind=kind, reason=f"cannot be tokenised ({type(error).__name__}: {error})") from error
+        said = str(error)[:_SAID_CHARS]  # some quote all of it
+        raise RowError(kind=kind, reason=f"cannot be tokenised ({type(error).__name__}: {said})") from error
     if not token_ids:
         raise RowError(kind=kind, reason="has no tokens")
     return token_ids
 
 
-def _read_messages(value: object) -> list[dict[str, Any]]:
+def read_messages(value: object) -> list[dict[str, Any]]:
+    """The messages of a conversation.
+
+    Args:
+        value: A list of mappings, or the JSON text of one.
+
+    Raises:
+        RowError: It is no conversation.
+    """
     if isinstance(value, str):
         value = _from_json(value, kind="messages")
-    value = _plain(value)
+    value = _plain_cell(value, kind="messages")
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise RowError(kind="messages", reason=f"expected a list of messages, got {shown(value)}")
     if not value:
@@ -187,6 +208,13 @@ def _from_json(text: str, *, kind: str) -> object:
         raise RowError(kind=kind, reason=f"not JSON ({error}): {shown(text)}") from error
 
 
+def _plain_cell(value: object, *, kind: str) -> Any:
+    try:
+        return _plain(value)
+    except RecursionError:
+        raise RowError(kind=kind, reason="lists are nested too deeply") from None
+
+
 def _plain(value: Any) -> Any:
     """Without numpy, and whole floats as integers: columns with gaps turn 50 into 50.0."""
     if isinstance(value, np.ndarray):
@@ -200,6 +228,4 @@ def _plain(value: Any) -> Any:
 
 def shown(value: object) -> str:
     """A value and its type for a message, cut to a readable length."""
-    text = repr(value)
-    cut = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
-    return f"{cut} ({type(value).__name__})"
+    return f"{cut(value, _SHOWN_CHARS)} ({type(value).__name__})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from raydsinfer.engines.base import Completion, GenerateAnswer, GenerateBatch, GenerateRequest
-from raydsinfer.errors import RaydsinferError
+from raydsinfer.errors import EngineError, WorkerGroupError
+from raydsinfer.serving.failures import GangFailed, fresh
 from raydsinfer.serving.gang import Gang
 from raydsinfer.serving.ledger import Ledger
 
@@ -49,21 +49,24 @@ class Feeder:
 
     Args:
         gang: A gang whose engines batch continuously.
+        most_rows: Says how many requests the engine may have at once; None: any number.
         steps_per_call: Steps of one `advance`.
 
     Attributes:
         counts: What was done so far.
     """
 
-    def __init__(self, gang: Gang, *, steps_per_call: int = STEPS_PER_CALL) -> None:
+    def __init__(
+        self, gang: Gang, most_rows: Callable[[], int | None] = lambda: None, *, steps_per_call: int = STEPS_PER_CALL
+    ) -> None:
         self.counts = FeederCounts()
-        self._gang, self._steps_per_call = gang, steps_per_call
+        self._gang, self._most_rows, self._steps_per_call = gang, most_rows, steps_per_call
         self._lock = threading.Lock()
         self._ledger: Ledger[_Inbox] = Ledger()
         self._batches: deque[tuple[GenerateBatch, _Inbox]] = deque()
         self._feeding = False
         self._thread: threading.Thread | None = None  # the last one that fed
-        self._failure: BaseException | None = None
+        self._failure: WorkerGroupError | None = None
 
     def answer(self, requests: Sequence[GenerateRequest], take: Callable[[GenerateAnswer], None]) -> None:
         """Have requests answered. Several threads may call this at once.
@@ -74,7 +77,7 @@ class Feeder:
                 thrown away as they come.
 
         Raises:
-            WorkerGroupError: The gang failed; requests that `take` has not got stay unanswered.
+            GangFailed: Requests that `take` has not got stay unanswered.
         """
         inbox: _Inbox = SimpleQueue()
         self._add(lambda: self._ledger.add(requests, inbox))
@@ -86,7 +89,7 @@ class Feeder:
         """Have a batch generated as a whole, between two calls of `advance`; see `Engine.generate`.
 
         Raises:
-            WorkerGroupError: The gang failed.
+            GangFailed: Its keys are positions of the batch.
         """
         inbox: _Inbox = SimpleQueue()
         self._add(lambda: self._batches.append((batch, inbox)))
@@ -102,7 +105,7 @@ class Feeder:
     def _add(self, add: Callable[[], None]) -> None:
         with self._lock:
             if self._failure is not None:
-                raise _fresh(self._failure)
+                raise GangFailed(self._failure)
             add()
             if not self._feeding:
                 self._feeding = True
@@ -131,18 +134,25 @@ class Feeder:
                 self._generate(*batch)
             # After each batch, so that neither kind of caller can keep the other waiting for ever.
             with self._lock:
-                requests = self._ledger.take_unsent()
-                is_due = self._ledger.num_unanswered > 0
+                requests = self._ledger.take_unsent(self._most_rows())
+                is_due = self._ledger.num_sent > 0
             if is_due:
                 self._advance(requests)
 
     def _advance(self, requests: list[GenerateRequest]) -> None:
+        was_broken = self._gang.broken
         try:
             advance = self._gang.run("advance", requests, num_steps=self._steps_per_call)
+        except BaseException as error:
+            self._fail(error, was_broken=was_broken)
+            return
+        try:
             with self._lock:
                 answers = self._ledger.settle(advance)
-        except BaseException as error:
-            self._fail(error)
+        except EngineError as error:
+            # What the engine has and what it owes is no longer known: only a new gang is sure to be empty.
+            self._gang.shutdown()
+            self._fail(WorkerGroupError(gang=self._gang.name, phase="advance", causes={0: error}))
             return
         self.counts = replace(
             self.counts,
@@ -154,37 +164,53 @@ class Feeder:
             inbox.put(answer)
 
     def _generate(self, batch: GenerateBatch, inbox: _Inbox) -> None:
+        was_broken = self._gang.broken
         try:
             inbox.put(self._gang.run("generate", batch))
         except BaseException as error:
-            inbox.put(error)
-            if self._gang.broken:
-                self._fail(error)
+            rows = () if was_broken else range(len(batch.prompts))
+            if not self._gang.broken:  # the others' requests are where they were
+                inbox.put(_failed(error, rows, len(rows)))
+                return
+            inbox.put(_failed(error, rows, len(rows) + self._ledger.num_sent))
+            self._fail(error, was_broken=was_broken, num_more=len(rows))
 
-    def _fail(self, error: BaseException) -> None:
-        """Tell all whom it concerns: everybody, or if the gang is usable those whose requests the engine lost."""
+    def _fail(self, error: BaseException, *, was_broken: bool = False, num_more: int = 0) -> None:
+        """Tell all whom it concerns: everybody, or if the gang is usable those whose requests the engine lost.
+
+        Args:
+            error: What the gang raised.
+            was_broken: It was so before, and worked on nothing.
+            num_more: Requests that it worked on besides the ledger's.
+        """
         with self._lock:
             broken = self._gang.broken
-            inboxes = self._ledger.drop(sent_only=not broken)
+            num_on_gang = self._ledger.num_sent + num_more
+            dropped = self._ledger.drop(sent_only=not broken)
+            batches: list[tuple[GenerateBatch, _Inbox]] = []
             if broken:
-                self._failure = error
-                inboxes += [inbox for _, inbox in self._batches]
+                self._failure = _of_gang(error, self._gang.name)
+                batches = list(self._batches)
                 self._batches.clear()
-        for inbox in inboxes:
-            inbox.put(error)
+        for found in dropped:
+            found.owner.put(_failed(error, () if was_broken else found.sent, num_on_gang))
+        for _, inbox in batches:
+            inbox.put(_failed(error, (), num_on_gang))
 
 
 def _received(inbox: _Inbox) -> Any:
     found = inbox.get()
     if isinstance(found, BaseException):
-        raise _fresh(found)
+        raise fresh(found)
     return found
 
 
-def _fresh(error: BaseException) -> BaseException:
-    """A copy for one thread: each that raises an exception writes its own traceback into it."""
-    if not isinstance(error, RaydsinferError):
+def _failed(error: BaseException, on_gang: Sequence[int], num_on_gang: int) -> BaseException:
+    """For one caller. What is no gang's failure stays what it is."""
+    return GangFailed(error, on_gang, num_on_gang) if isinstance(error, WorkerGroupError) else error
+
+
+def _of_gang(error: BaseException, gang: str) -> WorkerGroupError:
+    if isinstance(error, WorkerGroupError):
         return error
-    fresh = copy.copy(error)
-    fresh.__cause__ = error.__cause__
-    return fresh
+    return WorkerGroupError(gang=gang, phase="advance", causes={0: error})

@@ -18,6 +18,19 @@ class _Entry(Generic[Owner]):
     key: int  # the owner's own
 
 
+@dataclass(frozen=True)
+class Dropped(Generic[Owner]):
+    """An owner whose requests were forgotten.
+
+    Args:
+        owner: The owner.
+        sent: Its own keys of those that the engine had.
+    """
+
+    owner: Owner
+    sent: tuple[int, ...]
+
+
 class Ledger(Generic[Owner]):
     """The requests that are not answered yet, of all that wait.
 
@@ -34,6 +47,11 @@ class Ledger(Generic[Owner]):
         """Requests that were added and are not answered."""
         return len(self._entries)
 
+    @property
+    def num_sent(self) -> int:
+        """Requests that the engine has and has not answered."""
+        return len(self._entries) - len(self._unsent)
+
     def add(self, requests: Sequence[GenerateRequest], owner: Owner) -> None:
         """Take on requests.
 
@@ -46,10 +64,15 @@ class Ledger(Generic[Owner]):
             self._unsent.append(replace(request, key=self._next_key))
             self._next_key += 1
 
-    def take_unsent(self) -> list[GenerateRequest]:
-        """Those that the engine has not seen, in the order in which they were added. They count as sent."""
-        unsent, self._unsent = self._unsent, []
-        return unsent
+    def take_unsent(self, most: int | None = None) -> list[GenerateRequest]:
+        """Those that the engine has not seen, in the order in which they were added. They count as sent.
+
+        Args:
+            most: Requests that the engine may have; None: any number.
+        """
+        room = len(self._unsent) if most is None else max(0, most - self.num_sent)
+        taken, self._unsent = self._unsent[:room], self._unsent[room:]
+        return taken
 
     def settle(self, advance: Advance) -> list[tuple[Owner, GenerateAnswer]]:
         """Whose the answers are, under the owners' own keys.
@@ -60,7 +83,7 @@ class Ledger(Generic[Owner]):
         keys = [answer.key for answer in advance.answers]
         if len(self._entries.keys() & keys) < len(keys):
             raise EngineError(doing="advance", reason="the engine answered what nobody asks, or answered it twice")
-        num_lost = len(self._entries) - len(self._unsent) - len(keys)
+        num_lost = self.num_sent - len(keys)
         if num_lost and not advance.num_running and not advance.num_waiting:
             raise EngineError(doing="advance", reason=f"the engine is done but left {num_lost} requests unanswered")
         entries = [self._entries.pop(key) for key in keys]
@@ -69,7 +92,7 @@ class Ledger(Generic[Owner]):
             for entry, answer in zip(entries, advance.answers, strict=True)
         ]
 
-    def drop(self, *, sent_only: bool) -> list[Owner]:
+    def drop(self, *, sent_only: bool) -> list[Dropped[Owner]]:
         """Forget the requests of all owners, or of those that the engine has something of.
 
         Args:
@@ -79,9 +102,11 @@ class Ledger(Generic[Owner]):
             The owners, each once.
         """
         unsent = {request.key for request in self._unsent}
-        dropped = {
-            id(entry.owner): entry.owner for key, entry in self._entries.items() if not sent_only or key not in unsent
-        }
+        owners: dict[int, tuple[Owner, list[int]]] = {}
+        for key, entry in self._entries.items():
+            sent = owners.setdefault(id(entry.owner), (entry.owner, []))[1]
+            sent += [entry.key] if key not in unsent else []
+        dropped = {number: found for number, found in owners.items() if found[1] or not sent_only}
         self._entries = {key: entry for key, entry in self._entries.items() if id(entry.owner) not in dropped}
         self._unsent = [request for request in self._unsent if request.key in self._entries]
-        return list(dropped.values())
+        return [Dropped(owner, tuple(sent)) for owner, sent in dropped.values()]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from tests.gpu.illegal_access import TRIGGER
+
 
 def num_gpus() -> int:
     import torch
@@ -26,16 +28,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Ray of this machine; the file that it yields makes a process with a GPU fail when it appears."""
+    trigger = tmp_path_factory.mktemp("trigger") / "now"
     paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     ray.init(
         address="local",
         num_gpus=num_gpus(),
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        runtime_env={
+            "env_vars": {"PYTHONPATH": paths, TRIGGER: str(trigger)},
+            "worker_process_setup_hook": "tests.gpu.illegal_access.watch_in_background",
+        },
     )
-    yield
+    yield trigger
     ray.shutdown()
 
 

@@ -10,16 +10,26 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from raydsinfer.config import GenerationConfig, RecoveryConfig
 from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
 from raydsinfer.engines.tokenizer import ByteTokenizer
-from raydsinfer.errors import UnsupportedError, WorkerGroupError
+from raydsinfer.errors import InvalidSettingError, RestartsExhaustedError, RowFailedError, UnsupportedError
+from raydsinfer.rows.keys import row_key, run_identity
+from raydsinfer.rows.request import Row
 from raydsinfer.serving.service import ContinuousService
-from tests.gangs import InProcessGang
+from tests.gangs import InProcessSupervisor
+
+KILLS = {"rank": 1, "prompt_contains": "poison"}
 
 
-def predictor(num_ranks: int = 2, **config: Any) -> DeepSpeedPredictor:
-    gang = InProcessGang(num_ranks, **({"max_tokens": 64} | config))
-    return DeepSpeedPredictor(gang, ByteTokenizer(), gang.config)  # type: ignore[arg-type]
+def predictor(num_ranks: int = 2, *, max_restarts: int = 8, on_error: str = "row", **config: Any) -> DeepSpeedPredictor:
+    supervisor = InProcessSupervisor(num_ranks, max_restarts=max_restarts, **({"max_tokens": 64} | config))
+    return DeepSpeedPredictor(
+        supervisor,  # type: ignore[arg-type]
+        ByteTokenizer(),
+        supervisor.group.spec,
+        recovery_config=RecoveryConfig(on_error=on_error),
+    )
 
 
 def table(*prompts: str, **columns: list[Any]) -> pa.Table:
@@ -32,8 +42,9 @@ def test_calls_of_several_threads_keep_their_rows_and_their_order() -> None:
     with shared, ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda prompts: shared.predict(table(*prompts))["output"].to_pylist(), calls))
         assert found == calls
-        assert isinstance(shared.service, ContinuousService)
-        steps = shared.service.feeder.counts.num_steps
+        service = shared.service.present
+        assert isinstance(service, ContinuousService)
+        steps = service.feeder.counts.num_steps
     tokens = sum(len(prompt) for call in calls for prompt in call)
     assert tokens / 5 <= steps < tokens / 5 * 1.5
     assert "feeder" not in {thread.name for thread in threading.enumerate()}
@@ -64,13 +75,52 @@ def test_a_static_gang_has_no_log_probabilities() -> None:
         predictor(batching="auto").predict(table("ab"), return_logprobs=True)
 
 
-def test_a_failure_reaches_every_call_and_shutdown_ends_the_thread() -> None:
-    faulty = predictor(echo_fault={"rank": 1, "prompt_contains": "poison"})
+def test_a_gang_that_may_not_be_restarted_fails_every_call_and_shutdown_ends_the_thread() -> None:
+    faulty = predictor(echo_fault=KILLS, max_restarts=0)
     with faulty, ThreadPoolExecutor(4) as pool:
         prompts = [["fine", "poison"], *[["fine"] * 3] * 3]
         futures = [pool.submit(faulty.predict, table(*p)) for p in prompts]
         errors = [future.exception(30) for future in futures]
-        assert isinstance(errors[0], WorkerGroupError)
-        with pytest.raises(WorkerGroupError):
+        assert isinstance(errors[0], RestartsExhaustedError)
+        with pytest.raises(RestartsExhaustedError):
             faulty.predict(table("late"))
-    assert all(error is None or isinstance(error, WorkerGroupError) for error in errors)
+    assert all(error is None or isinstance(error, RestartsExhaustedError) for error in errors)
+
+
+@pytest.mark.parametrize("batching", ["static", "continuous"])
+def test_a_row_that_kills_is_a_row_with_an_error(batching: str) -> None:
+    faulty = predictor(echo_fault=KILLS, batching=batching)
+    out = faulty.predict(table("fine", "poison", "", "fine too"), report_attempts=True)
+    assert out.column_names[-1] == "num_attempts"
+    assert out["output"].to_pylist() == ["fine", "", "", "fine too"]
+    assert out["finish_reason"].to_pylist() == ["stop", "error", "error", "stop"]
+    assert [error.split(":")[0] for error in out["error"].to_pylist()] == ["", "gang", "prompt", ""]
+    attempts = out["num_attempts"].to_pylist()
+    assert attempts[2] == 0
+    assert attempts[1] == faulty.num_restarts <= 5  # two with all three, and the halving of three
+    assert "num_attempts" not in faulty.predict(table("fine")).column_names
+    frame = faulty.predict(pd.DataFrame({"prompt": ["fine"]}), report_attempts=True)
+    assert frame["num_attempts"].tolist() == [1]
+
+
+def test_kept_columns_must_not_overwrite_the_attempts() -> None:
+    counted = table("a", num_attempts=[7])
+    assert predictor().predict(counted, keep_columns=["num_attempts"])["num_attempts"].to_pylist() == [7]
+    with pytest.raises(InvalidSettingError, match="Rename 'num_attempts' first"):
+        predictor().predict(counted, keep_columns=["num_attempts"], report_attempts=True)
+
+
+@pytest.mark.parametrize("prompt", ["poison", ""])
+def test_the_first_bad_row_ends_the_call_with_its_key(prompt: str) -> None:
+    strict = predictor(echo_fault=KILLS, on_error="raise")
+    with pytest.raises(RowFailedError) as caught:
+        strict.predict(table("fine", prompt), max_new_tokens=7)
+    identity = run_identity(strict._spec, use_gpu=False)
+    assert caught.value.key == row_key(Row(prompt=prompt), GenerationConfig(max_new_tokens=7), identity).hex()
+    assert f"({prompt!r} (str)) failed: {'gang: ' if prompt else 'prompt: '}" in str(caught.value)
+    # One bad row does not end the gang, and a call has the last word.
+    assert strict.predict(table("fine", prompt), on_error="row")["output"].to_pylist() == ["fine", ""]
+    with pytest.raises(RowFailedError):
+        predictor(echo_fault=KILLS).predict(table(prompt), on_error="raise")
+    with pytest.raises(InvalidSettingError, match="on_error='stop'"):
+        strict.predict(table("fine"), on_error="stop")

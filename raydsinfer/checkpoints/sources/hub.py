@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -81,6 +81,18 @@ class HubModel:
     def listing(self) -> dict[str, tuple[int, str]]:
         """Wanted file name → bytes and id of its content."""
         return self._listed()[1]
+
+    def commit(self) -> str:
+        """The commit that the revision is; the one in the cache if the hub cannot be reached.
+
+        Raises:
+            CheckpointError: There is no such model, or it is neither in the cache nor can the hub be asked.
+        """
+        try:
+            commit, listed = self._listed()
+        except CheckpointError as error:
+            return replace(self, weights=False)._from_cache(error)[0].name  # the cache has a directory for each commit
+        return commit or hashlib.sha256(repr(sorted(listed.items())).encode()).hexdigest()
 
     def _listed(self) -> tuple[str | None, dict[str, tuple[int, str]]]:
         """The commit that the revision is now, and its files as `listing` gives them."""

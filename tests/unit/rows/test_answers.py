@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,12 +13,13 @@ from raydsinfer.engines.base import Completion
 from raydsinfer.engines.tokenizer import ByteTokenizer
 from raydsinfer.errors import RowError
 from raydsinfer.rows.answers import (
+    ATTEMPTS_COLUMN,
     LIST_COLUMNS,
     LOGPROBS_COLUMN,
     OUTPUT_COLUMNS,
     Answer,
     answer_bad_row,
-    answer_refused,
+    answer_failed,
     answer_request,
     columns_of,
     cut_at_stop,
@@ -102,5 +105,14 @@ def test_log_probabilities_are_a_list_a_row_where_the_call_asks_for_them() -> No
 
 def test_a_row_that_the_engine_refuses_says_why() -> None:
     request = Request(index=3, token_ids=(1, 2), prompt="", generation=GenerationConfig())
-    refused = answer_refused(request, "does not fit")
+    refused = answer_failed(request, RowError(kind="engine", reason="does not fit"))
     assert (refused.error, refused.finish_reasons, refused.num_prompt_tokens) == ("engine: does not fit", ("error",), 2)
+
+
+def test_attempts_are_the_last_column_for_who_asks() -> None:
+    request = Request(index=3, token_ids=(1, 2), prompt="", generation=GenerationConfig())
+    killed = replace(answer_failed(request, RowError(kind="gang", reason="it died")), num_attempts=9)
+    columns = columns_of([answer("a"), killed], GenerationConfig(return_logprobs=True), report_attempts=True)
+    assert list(columns)[-1] == ATTEMPTS_COLUMN
+    assert columns[ATTEMPTS_COLUMN] == [0, 9]
+    assert ATTEMPTS_COLUMN not in columns_of([killed], GenerationConfig())

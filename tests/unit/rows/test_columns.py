@@ -65,15 +65,21 @@ def test_kept_columns_must_not_overwrite_the_output() -> None:
     assert kept_names(["logprobs"], GenerationConfig()) == ["logprobs"]
     with pytest.raises(InvalidSettingError, match="Rename 'logprobs' first"):
         kept_names(["logprobs"], LOGPROBS)
+    assert kept_names(["num_attempts"], TWO) == ["num_attempts"]
+    with pytest.raises(InvalidSettingError, match="Rename 'num_attempts' first"):
+        kept_names(["num_attempts"], TWO, report_attempts=True)
 
 
 @pytest.mark.parametrize("generation", [GenerationConfig(), TWO, LOGPROBS, TWO.replaced({"return_logprobs": True})])
-def test_the_schema_depends_on_the_call_only(generation: GenerationConfig) -> None:
-    schema = output_schema(generation)
-    assert tuple(schema.names) == columns_of_call(generation)
+@pytest.mark.parametrize("attempts", [False, True])
+def test_the_schema_depends_on_the_call_only(generation: GenerationConfig, attempts: bool) -> None:
+    schema = output_schema(generation, attempts)
+    assert tuple(schema.names) == columns_of_call(generation, attempts)
     for answers in ([], [ANSWER], [ANSWER, ANSWER]):
-        assert output_table(answers, generation).schema == schema
-        assert list(output_frame(answers, generation, index=None).columns) == schema.names
+        assert output_table(answers, generation, attempts).schema == schema
+        frame = output_frame(answers, generation, index=None, report_attempts=attempts)
+        assert list(frame.columns) == schema.names
+        assert not attempts or frame["num_attempts"].dtype == "int64"
 
 
 def test_several_sequences_are_lists() -> None:

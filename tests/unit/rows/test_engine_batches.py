@@ -60,6 +60,12 @@ def test_long_prompts_come_first_and_neighbours_are_alike() -> None:
     assert [[r.index for r in batch.requests] for batch in batches] == [[1, 3], [4, 0], [2]]
 
 
+def test_a_limit_of_rows_makes_smaller_batches() -> None:
+    rows = [request(index) for index in range(5)] + [request(9, generation=SETTINGS[2])]
+    batches = plan_batches(rows, EngineConfig(max_batch_size=4), fresh_seed=lambda: 7, most_rows=2)
+    assert [len(batch.requests) for batch in batches] == [2, 2, 1, 1]
+
+
 def test_the_row_seeds_before_the_engine_before_chance() -> None:
     def seed_of(generation: GenerationConfig, **settings: int | None) -> int:
         return plan([request(0, generation=generation)], **settings)[0].call.seed  # type: ignore[arg-type]

@@ -16,7 +16,8 @@ import pytest
 
 from raydsinfer.config import EchoFault, GenerationConfig
 from raydsinfer.engines.base import Advance, GenerateAnswer, GenerateBatch, GenerateRequest
-from raydsinfer.errors import EngineError, WorkerGroupError
+from raydsinfer.errors import EngineError
+from raydsinfer.serving.failures import GangFailed
 from raydsinfer.serving.feeder import Feeder
 from tests.gangs import InProcessGang
 
@@ -104,9 +105,10 @@ def test_ranks_that_fail_in_step_lose_their_requests_only(callers: ThreadPoolExe
     both_fail = gang.engines[1]
     both_fail._context = gang.engines[0]._context
     feeder = Feeder(gang)
-    with pytest.raises(WorkerGroupError) as caught:
+    with pytest.raises(GangFailed) as caught:
         asked(feeder, "fine", "poison")
-    assert set(caught.value.causes) == {0, 1}
+    assert set(caught.value.error.causes) == {0, 1}
+    assert (list(caught.value.on_gang), caught.value.num_on_gang) == ([0, 1], 2)
     assert asked(feeder, "fine") == {0: "fine"}
 
 
@@ -121,12 +123,15 @@ def test_a_broken_gang_fails_all_who_wait_and_all_who_come(callers: ThreadPoolEx
     until(lambda: feeder._ledger.num_unanswered == 3 and len(feeder._batches) == 1)
     gang.open.set()
     found = failures(futures)
-    assert all(isinstance(error, WorkerGroupError) and list(error.causes) == [1] for error in found)
+    assert all(isinstance(error, GangFailed) and list(error.error.causes) == [1] for error in found)
+    # The gang was working on the first caller's requests only.
+    assert [list(error.on_gang) for error in found if isinstance(error, GangFailed)] == [[0, 1], [], []]
     assert gang.calls == ["advance"]
-    with pytest.raises(WorkerGroupError) as caught:
+    with pytest.raises(GangFailed) as caught:
         asked(feeder, "late")
-    assert isinstance(caught.value.causes[1], EngineError)
+    assert isinstance(caught.value.error.causes[1], EngineError)
     assert caught.value is not found[0]
+    assert list(caught.value.on_gang) == []
 
 
 def test_batches_go_between_the_steps(callers: ThreadPoolExecutor) -> None:
@@ -146,8 +151,9 @@ def test_batches_go_between_the_steps(callers: ThreadPoolExecutor) -> None:
 
 def test_a_batch_that_fails_in_step_fails_alone() -> None:
     feeder = Feeder(InProcessGang(echo_fault=EchoFault(prompt_contains="poison")))
-    with pytest.raises(WorkerGroupError):
-        feeder.generate(GenerateBatch(prompts=[b"poison"], generation=GenerationConfig()))
+    with pytest.raises(GangFailed) as caught:
+        feeder.generate(GenerateBatch(prompts=[b"poison", b"a"], generation=GenerationConfig()))
+    assert (list(caught.value.on_gang), caught.value.num_on_gang) == ([0, 1], 2)
     assert asked(feeder, "fine") == {0: "fine"}
 
 
@@ -158,7 +164,7 @@ def test_shutdown_in_the_middle_ends_all(callers: ThreadPoolExecutor) -> None:
     until(lambda: feeder.counts.num_steps > 3)
     gang.shutdown()
     feeder.join(10)
-    assert all(isinstance(error, WorkerGroupError) for error in failures(futures))
+    assert all(isinstance(error, GangFailed) for error in failures(futures))
 
 
 @pytest.mark.parametrize(("raised", "broken"), [(KeyboardInterrupt, True), (ValueError, False)])
@@ -198,7 +204,7 @@ def test_ctrl_c_ends_the_gang_in_the_middle_of_a_call() -> None:
         thread.join()
         signal.signal(signal.SIGINT, before)
     assert gang.broken
-    with pytest.raises(WorkerGroupError):
+    with pytest.raises(GangFailed):
         asked(feeder, "late")
 
 
@@ -210,8 +216,48 @@ class Forgets(InProcessGang):
 
 
 def test_an_engine_that_forgets_does_not_hang_the_callers() -> None:
-    with pytest.raises(EngineError, match="left 1 requests unanswered"):
-        asked(Feeder(Forgets()), "a")
+    gang = Forgets()
+    with pytest.raises(GangFailed) as caught:
+        asked(Feeder(gang), "a")
+    assert "left 1 requests unanswered" in str(caught.value.error)
+    assert gang.broken  # what it still has cannot be known
+
+
+def test_a_batch_that_takes_the_gang_with_it_takes_the_others_requests_too(callers: ThreadPoolExecutor) -> None:
+    gang = InProcessGang(2, echo_fault=EchoFault(rank=1, prompt_contains="poison"))
+    feeder = Feeder(gang, steps_per_call=1)
+    gang.open.clear()
+    long = callers.submit(asked, feeder, "x" * 30, "y" * 30)
+    assert gang.arrived.wait(30)
+    batch = callers.submit(feeder.generate, GenerateBatch(prompts=[b"poison"], generation=GenerationConfig()))
+    until(lambda: len(feeder._batches) == 1)
+    gang.open.set()
+    both = failures([long, batch])
+    assert all(isinstance(error, GangFailed) and error.num_on_gang == 3 for error in both)
+    assert [list(error.on_gang) for error in both if isinstance(error, GangFailed)] == [[0, 1], [0]]
+
+
+def test_a_gang_that_was_dead_before_was_working_on_nothing() -> None:
+    gang = InProcessGang()
+    gang.broken = True
+    feeder = Feeder(gang)
+    with pytest.raises(GangFailed) as caught:
+        asked(feeder, "a", "b")
+    assert list(caught.value.on_gang) == []
+    feeder = Feeder(gang)
+    with pytest.raises(GangFailed) as caught:
+        feeder.generate(GenerateBatch(prompts=[b"a"], generation=GenerationConfig()))
+    assert (list(caught.value.on_gang), caught.value.num_on_gang) == ([], 0)
+
+
+def test_no_more_requests_are_on_the_gang_than_may_be() -> None:
+    gang, most = InProcessGang(echo_fault=EchoFault(rank=None, action="oom", oom_rows=3)), 8
+    feeder = Feeder(gang, lambda: most, steps_per_call=2)
+    with pytest.raises(GangFailed) as caught:
+        asked(feeder, *"abcdefghijkl")
+    assert (len(caught.value.on_gang), caught.value.num_on_gang) == (8, 8)
+    most = 3
+    assert asked(feeder, *"abcdefghijkl") == dict(enumerate("abcdefghijkl"))
 
 
 def test_an_idle_feeder_is_kept_alive_by_nothing() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from raydsinfer.config import GenerationConfig
 from raydsinfer.engines.base import Advance, GenerateAnswer, GenerateRequest
 from raydsinfer.errors import EngineError
-from raydsinfer.serving.ledger import Ledger
+from raydsinfer.serving.ledger import Dropped, Ledger
 
 
 def requests(num: int) -> list[GenerateRequest]:
@@ -58,7 +58,7 @@ def test_an_engine_that_forgets_requests_is_told_so() -> None:
     ledger.add(requests(1), "b")
     with pytest.raises(EngineError, match="left 1 requests unanswered"):
         ledger.settle(answers([0], num_running=0))
-    assert ledger.drop(sent_only=True) == ["a"]
+    assert ledger.drop(sent_only=True) == [Dropped("a", (0, 1))]
     assert ledger.settle(Advance()) == []
     assert [request.key for request in ledger.take_unsent()] == [2]
 
@@ -69,7 +69,21 @@ def test_dropping_keeps_those_of_whom_nothing_was_sent() -> None:
     ledger.take_unsent()
     ledger.add(requests(1), "a")
     ledger.add(requests(2), "b")
-    assert ledger.drop(sent_only=True) == ["a"]
+    assert ledger.drop(sent_only=True) == [Dropped("a", (0, 1))]
     assert [request.key for request in ledger.take_unsent()] == [3, 4]
-    assert ledger.drop(sent_only=False) == ["b"]
+    assert ledger.drop(sent_only=False) == [Dropped("b", (0, 1))]
     assert ledger.num_unanswered == 0
+
+
+def test_no_more_are_sent_than_the_engine_may_have() -> None:
+    ledger: Ledger[str] = Ledger()
+    ledger.add(requests(5), "a")
+    assert [request.key for request in ledger.take_unsent(3)] == [0, 1, 2]
+    assert ledger.take_unsent(3) == []
+    assert ledger.take_unsent(2) == []
+    ledger.settle(answers([1, 2]))
+    assert (ledger.num_sent, ledger.num_unanswered) == (1, 3)
+    assert [request.key for request in ledger.take_unsent(3)] == [3, 4]
+    ledger.add(requests(2), "b")
+    assert ledger.drop(sent_only=False) == [Dropped("a", (0, 3, 4)), Dropped("b", ())]
+    assert ledger.num_sent == 0

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from raydsinfer.config import GenerationConfig
+from raydsinfer.config import EchoFault, GenerationConfig
 from raydsinfer.engines.base import GenerateAnswer
 from raydsinfer.rows.request import Request
+from raydsinfer.serving.failures import GangFailed
 from raydsinfer.serving.service import ContinuousService, StaticService
 from tests.gangs import InProcessGang
 
@@ -62,3 +63,34 @@ def test_static_callers_take_turns() -> None:
     assert found == [{index: [caller] for index in range(5)} for caller in "abcd"]
     turns = ["".join(order[start : start + 5]) for start in range(0, 20, 5)]
     assert sorted(turns) == ["aaaaa", "bbbbb", "ccccc", "ddddd"]
+
+
+@pytest.mark.parametrize("batching", ["static", "continuous"])
+def test_what_was_answered_before_a_failure_stays_answered(batching: str) -> None:
+    fault = EchoFault(rank=1, prompt_contains="poison")
+    gang = InProcessGang(2, batching=batching, max_batch_size=2, echo_fault=fault)
+    service = (StaticService if batching == "static" else ContinuousService)(gang, gang.config)
+    # By length: two calls of two rows, the second of which fails; beams for the continuous one.
+    rows = [request(key, text, num_beams=2) for key, text in enumerate(["longest one", "a", "poison", "longest"])]
+    found: list[int] = []
+    with pytest.raises(GangFailed) as caught:
+        service.answer(rows, lambda request, answer: found.append(request.index))
+    assert (found, list(caught.value.on_gang), caught.value.num_on_gang) == ([0, 3], [2], 1)
+    with pytest.raises(GangFailed) as caught:
+        service.answer(rows, lambda request, answer: None)
+    assert list(caught.value.on_gang) == []  # it was dead before
+
+
+def test_a_limit_of_rows_makes_smaller_calls() -> None:
+    gang = InProcessGang(batching="static", max_batch_size=4)
+    found = answered(StaticService(gang, gang.config, lambda: 1), [request(index, "a") for index in range(3)])
+    assert (len(found), gang.calls) == (3, ["generate"] * 3)
+
+
+def test_a_static_gang_refuses_what_a_continuous_one_was_asked() -> None:
+    gang = InProcessGang(batching="static")
+    errors: dict[int, str] = {}
+    rows = [request(0, "a", return_logprobs=True), request(1, "b")]
+    StaticService(gang, gang.config).answer(rows, lambda request, answer: errors.update({request.index: answer.error}))
+    assert errors[1] == ""
+    assert "since it was started again" in errors[0]

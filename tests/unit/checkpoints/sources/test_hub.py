@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from raydsinfer.checkpoints.sources.fetch import fetch, local_directory
+from raydsinfer.checkpoints.sources.hub import HubModel
 from raydsinfer.errors import CheckpointError, CheckpointNotFoundError
 
 FILES = {
@@ -168,6 +169,21 @@ def test_what_is_cached_will_do_without_the_hub(hub: Hub, tmp_path: Path, monkey
     offline(monkeypatch)
     cached = fetch("owner/model", hf_home=str(tmp_path))
     assert (cached.directory, cached.num_bytes, cached.already_there) == (whole, 15, True)
+
+
+def test_a_commit_is_known_from_the_hub_or_from_the_cache(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = HubModel(name="owner/model", cache=tmp_path / "hub")
+    first = model.commit()
+    assert first == hub.commit
+    hub.files["config.json"] = b'{"a": 1}'
+    assert model.commit() == hub.commit != first
+    local_directory("owner/model", hf_home=str(tmp_path), weights=False)
+    offline(monkeypatch)
+    assert model.commit() == hub.commit
+    with pytest.raises(CheckpointNotFoundError, match="not in the hub cache"):
+        HubModel(name="owner/other", cache=tmp_path / "hub").commit()
 
 
 def test_a_name_that_no_hub_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
