@@ -2,6 +2,7 @@
 #   make demo              a real model on two CPU ranks, prompts from this repository
 #   make check             format, lint, types, unit tests
 #   make test              check, then the tests on real Ray clusters and on process groups, on this machine
+#   make faults            200 random faults and some long experiments, on this machine; half an hour
 #   make test-gpu          the tests that need NVIDIA GPUs
 #   make test-ray-legacy   the predictor on the last Ray generation that had ray.train.predictor
 #   make docs              the documentation, into site/
@@ -20,12 +21,14 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 TEST_PROCESSES ?= 3
+FAULTS ?= 200
+FAULTS_SEED ?= 0
 
 # Nothing of DeepSpeed is compiled at installation.
 export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo check test test-gpu test-ray-legacy docs clean
+.PHONY: demo check test faults test-gpu test-ray-legacy docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -35,11 +38,15 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 # These wait for other processes most of their time: several modules at once, each with a Ray of its own.
 test: check
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster tests/faults -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+faults: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.faults.campaign --faults $(FAULTS) --seed $(FAULTS_SEED)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.faults.experiments --seed $(FAULTS_SEED)
 
 test-gpu: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)

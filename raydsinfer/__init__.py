@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from raydsinfer.nodes import run_on_every_node
     from raydsinfer.predictor import Predictor
     from raydsinfer.resharding import reshard
+    from raydsinfer.runs.reading import read_run
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ _HOMES = {
     "Predictor": "predictor",
     "RecoveryConfig": "config",
     "WorkerGroup": "groups.worker_group",
+    "read_run": "runs.reading",
     "reshard": "resharding",
     "run_on_every_node": "nodes",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "Predictor",
     "RecoveryConfig",
     "WorkerGroup",
+    "read_run",
     "reshard",
     "run_on_every_node",
 ]

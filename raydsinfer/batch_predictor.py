@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
@@ -13,7 +14,9 @@ from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
 from raydsinfer.errors import InvalidSettingError, UnsupportedError
 from raydsinfer.predictor import pandas_udf_predictor
 from raydsinfer.rows.columns import check_columns
+from raydsinfer.runs.store import RunStore
 from raydsinfer.scoring.gang_stage import known_columns, predict_on_gangs
+from raydsinfer.scoring.kept_run import run_request
 from raydsinfer.scoring.pool import ScoringPool
 from raydsinfer.scoring.scorer import Scorer, ScoringPlan
 
@@ -86,6 +89,14 @@ class BatchPredictor:
         num_gpus_per_worker: float | None = None,
         separate_gpu_stage: bool = True,
         ray_remote_args: Mapping[str, Any] | None = None,
+        run_dir: str | os.PathLike[str] | RunStore | None = None,
+        resume: bool = True,
+        retry_failed: bool = False,
+        duplicates: Literal["once", "each"] = "once",
+        key_column: str | None = None,
+        yield_stored: bool = True,
+        num_rows: int | None = None,
+        report_attempts: bool = False,
         **predict_kwargs: Any,
     ) -> Dataset:
         """Predict all rows of a data set, lazily: nothing runs before the result is consumed.
@@ -108,16 +119,31 @@ class BatchPredictor:
                 gang: short for ``scaling_config=ScalingConfig(num_workers=…, use_gpu=True)``.
             separate_gpu_stage: Preprocess in tasks of their own, which hold no GPU.
             ray_remote_args: Further `ray.remote` arguments of the predictors' actors.
+            run_dir: Directory or URL where each row's answer is kept as soon as its batch is done, with
+                `DeepSpeedPredictor` only. Rows whose answers are there already are not computed again, and where
+                they all are, no gang starts. A row's key is made of what it asks for, the model and the settings.
+            resume: Whether `run_dir` may hold rows already.
+            retry_failed: Compute rows of `run_dir` again that came back with an error. With ``on_error="raise"``
+                they always are.
+            duplicates: With `run_dir`, ``once``: equal rows of a batch share one answer; ``each``: they do not, and
+                `key_column` tells them apart.
+            key_column: Column, after preprocessing, that becomes part of a row's key: an id, or the row's number.
+            yield_stored: Whether rows come out whose answers were in `run_dir`. If not, only new ones do; all of
+                them can be read with `raydsinfer.read_run`.
+            num_rows: Rows of `data`, if you know: ``raydsinfer status`` can then say how many are left.
+            report_attempts: Add ``num_attempts``, how often a row was sent to a gang, and with `run_dir`
+                ``was_stored``. With `DeepSpeedPredictor` only.
             **predict_kwargs: Go to the predictor's `predict`: generation settings, for example.
 
         Raises:
             ConfigurationError: A setting is wrong; nothing was started.
             MissingColumnError: A column that the call names is not in the data. Where the columns
                 are not known yet, it is raised when the result is consumed.
+            RunDirectoryError: The run cannot be kept in `run_dir`, or not be continued from it.
         """
         if not isinstance(data, Dataset):
             raise InvalidSettingError(name="data", value=type(data), expected="a ray.data.Dataset")
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise InvalidSettingError(name="batch_size", value=batch_size, expected="a whole number, 1 or more")
         pool = ScoringPool(
             min_size=min_scoring_workers,
@@ -126,6 +152,22 @@ class BatchPredictor:
             num_gpus=num_gpus_per_worker,
             remote_args=ray_remote_args or {},
         )
+        run = run_request(
+            run_dir,
+            resume=resume,
+            num_rows=num_rows,
+            retry_failed=retry_failed,
+            duplicates=duplicates,
+            key_column=key_column,
+            yield_stored=yield_stored,
+        )
+        on_gangs = issubclass(self._predictor_cls, DeepSpeedPredictor)
+        if not on_gangs and (run is not None or report_attempts):
+            raise UnsupportedError(
+                what=f"{'run_dir' if run is not None else 'report_attempts'} with {self._predictor_cls.__name__}",
+                why="only what DeepSpeedPredictor makes of a row is known to depend on the row and the settings alone",
+                instead="Leave it out, or use a subclass of DeepSpeedPredictor.",
+            )
         plan = ScoringPlan(
             checkpoint=self._checkpoint,
             predictor_cls=self._predictor_cls,
@@ -134,11 +176,12 @@ class BatchPredictor:
             preprocessor=self.get_preprocessor(),
             feature_columns=feature_columns,
             keep_columns=keep_columns,
+            report_attempts=report_attempts,
         )
         if plan.preprocessor is None and (names := known_columns(data)) is not None:
             check_columns(names, feature_columns, keep_columns)
-        if issubclass(self._predictor_cls, DeepSpeedPredictor):
-            return predict_on_gangs(data, plan, pool, batch_size, separate_gpu_stage)
+        if on_gangs:
+            return predict_on_gangs(data, plan, pool, batch_size, separate_gpu_stage, run)
         return predict_in_actors(data, plan, pool, batch_size or _DEFAULT_BATCH_SIZE, separate_gpu_stage)
 
     def predict_pipelined(self, data: Dataset, **kwargs: Any) -> Dataset:

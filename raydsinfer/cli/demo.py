@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from raydsinfer.cli.generate import generate
-from raydsinfer.cli.job import GangShape, make_job
+from raydsinfer.cli.job import make_job
 from raydsinfer.cli.outputs import open_output
 from raydsinfer.cli.results import Tally
+from raydsinfer.cli.shape import GangShape
 from raydsinfer.demo.model import HUB_NAME, demo_model, packaged_gguf
 from raydsinfer.rows.columns import InputColumns
 
@@ -54,6 +55,7 @@ def run_demo(
             engine={"engine": engine, "dtype": "float32", "max_tokens": 512},
             generation={"max_new_tokens": _MAX_NEW_TOKENS},
             gang={},
+            recovery={},
             shape=GangShape(num_ranks=num_ranks, use_gpu=False),
             batch_size=_BATCH_SIZE,
             address="local",

@@ -17,6 +17,7 @@ from raydsinfer.cli.inputs import open_input
 from raydsinfer.cli.job import Job
 from raydsinfer.cli.outputs import check_free
 from raydsinfer.cli.plan import ModelSize, Placed, model_size, place_gangs
+from raydsinfer.cli.rejects import check_rejects_free
 from raydsinfer.groups.placement import gang_request, read_nodes
 
 
@@ -37,9 +38,10 @@ def dry_run(job: Job, console: Console) -> bool:
     spec, shape = checkpoint.spec, job.shape
     check_files(spec, shape.num_ranks)
     check_free(job.output, job.output_format, overwrite=job.overwrite)
+    check_rejects_free(job.rejects, overwrite=job.overwrite)
     with tempfile.TemporaryDirectory(prefix="raydsinfer-") as scratch:
         rows = open_input(job.input, job.input_format, Path(scratch))
-        keep = job.kept(rows)
+        keep = job.kept_columns(rows)
     size = (
         None
         if spec.config.engine == "echo"
@@ -53,6 +55,10 @@ def dry_run(job: Job, console: Console) -> bool:
     files = f"{len(rows.files)} {rows.format} file{'s' if len(rows.files) > 1 else ''}"
     table.add_row("input", f"{job.input}: {rows.num_rows:,} rows in {files}")
     table.add_row("output", f"{job.output} ({job.output_format}), keeping {', '.join(keep) or 'no columns'}")
+    if job.kept is not None:
+        table.add_row("kept in", job.kept.shown)
+    if job.rejects is not None:
+        table.add_row("rejects", f"{job.rejects.path} ({job.rejects.format})")
     table.add_row("gangs", f"{shape}, {job.batch_size} rows a batch")
     for name, value in model_lines(size):
         table.add_row(name, value)

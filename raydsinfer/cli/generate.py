@@ -6,29 +6,32 @@ import gc
 import sys
 import tempfile
 import time
-from collections.abc import Generator
 from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from rich.console import Console
 
 from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.checkpoints.weights.reader import TensorReader
+from raydsinfer.cli.answering import answers
 from raydsinfer.cli.board import Board
 from raydsinfer.cli.cluster import cluster, this_node
 from raydsinfer.cli.inputs import Input, open_input
 from raydsinfer.cli.job import Job
 from raydsinfer.cli.outputs import Sink, open_output
 from raydsinfer.cli.progress import Display, Pace, open_display
-from raydsinfer.cli.records import SliceReader
+from raydsinfer.cli.rejects import Rejects, open_rejects
 from raydsinfer.cli.results import Tally, conformed, result_schema
 from raydsinfer.cli.summary import Summary
 from raydsinfer.engines.base import EngineSpec
 from raydsinfer.errors import ClusterCapacityError
 from raydsinfer.groups.placement import capacity_error, gang_request, read_nodes, why_impossible
+from raydsinfer.rows.answers import ATTEMPTS_COLUMN
+from raydsinfer.runs.store import RunStore
+from raydsinfer.scoring.kept_run import STORED_COLUMN
 
 if TYPE_CHECKING:
     from raydsinfer.checkpoint import DeepSpeedCheckpoint
@@ -48,14 +51,17 @@ def generate(job: Job, console: Console) -> Summary:
     check_files(checkpoint.spec, job.shape.num_ranks)
     with tempfile.TemporaryDirectory(prefix="raydsinfer-") as scratch:
         rows = open_input(job.input, job.input_format, Path(scratch))
-        keep = job.kept(rows)
+        keep = job.kept_columns(rows)
         schema = result_schema(rows.types, keep, job.generation)
-        with open_output(job.output, job.output_format, schema, overwrite=job.overwrite) as sink:
-            run = _Run(job, rows, keep, schema, sink)
+        with (
+            open_output(job.output, job.output_format, schema, overwrite=job.overwrite) as sink,
+            open_rejects(job.rejects, rows, overwrite=job.overwrite) as rejects,
+        ):
+            run = _Run(job, rows, keep, schema, sink, rejects)
             if rows.num_rows:
                 with open_display(console, rows.num_rows) as display:
                     run.all_rows(checkpoint, display)
-    return Summary(output=job.output, tally=run.tally, start_up_s=run.start_up_s, generation_s=run.generation_s)
+    return run.summary()
 
 
 def check_files(spec: EngineSpec, num_ranks: int) -> None:
@@ -74,23 +80,29 @@ def check_files(spec: EngineSpec, num_ranks: int) -> None:
 class _Run:
     """One execution: the clock, the tally, and the loop between Ray Data and the sink."""
 
-    def __init__(self, job: Job, rows: Input, keep: list[str], schema: pa.Schema, sink: Sink) -> None:
-        self._job, self._rows, self._keep, self._schema, self._sink = job, rows, keep, schema, sink
+    def __init__(
+        self, job: Job, rows: Input, keep: list[str], schema: pa.Schema, sink: Sink, rejects: Rejects | None
+    ) -> None:
+        self._job, self._rows, self._keep, self._schema = job, rows, keep, schema
+        self._sink, self._rejects = sink, rejects
         self._mixed = [name for name in keep if rows.types[name] is None]
-        self.tally = Tally()
+        self._tally, self._num_restarts = Tally(), 0
         self._began_at = time.time()
         self._ready_at: float | None = None
         self._ended_at = self._began_at
 
-    @property
-    def start_up_s(self) -> float:
-        """Seconds until the first gang was ready."""
-        return (self._ready_at or self._ended_at) - self._began_at
-
-    @property
-    def generation_s(self) -> float:
-        """Seconds since the first gang was ready."""
-        return self._ended_at - (self._ready_at or self._ended_at)
+    def summary(self) -> Summary:
+        """What came of it."""
+        job, ready_at = self._job, self._ready_at or self._ended_at
+        return Summary(
+            output=job.output,
+            tally=self._tally,
+            start_up_s=ready_at - self._began_at,
+            generation_s=self._ended_at - ready_at,
+            num_restarts=self._num_restarts,
+            kept_in=job.kept.shown if job.kept is not None else "",
+            rejects=job.rejects.path if job.rejects is not None else "",
+        )
 
     def all_rows(self, checkpoint: DeepSpeedCheckpoint, display: Display) -> None:
         """Answer every row, in the order of the input."""
@@ -103,21 +115,34 @@ class _Run:
             stack.callback(gc.collect)
             if started_here:
                 refuse_impossible(job)
+            store = RunStore(job.kept.run_dir) if job.kept is not None else None
             board = stack.enter_context(Board(lambda at, line: self._told(at, line, display), this_node()))
-            tables = stack.enter_context(closing(_answers(job, self._rows, self._keep, checkpoint, board.teller)))
-            for block in tables:
-                table = conformed(block, self._schema, self._mixed)
-                self._sink.write(table)
-                self.tally.add(table)
-                self._ended_at = time.time()
-                if self._ready_at is None:
+            tables = answers(job, self._rows, self._keep, checkpoint, board.teller, store)
+            for block in stack.enter_context(closing(tables)):
+                self._take(block)
+                if self._ready_at is None and self._tally.num_rows > self._tally.num_stored:
                     board.refresh()
                     self._ready_at = self._ready_at or self._ended_at
-                display.show(Pace(self._rows.num_rows, self.tally, self.generation_s))
+                elapsed_s = self._ended_at - (self._ready_at or self._ended_at)
+                display.show(Pace(self._rows.num_rows, self._tally, elapsed_s, self._num_restarts))
+            if store is not None:
+                store.finish(num_rows=self._tally.num_rows, num_errors=self._tally.num_errors)
+
+    def _take(self, block: pa.Table) -> None:
+        table = conformed(block, self._schema, self._mixed)
+        self._sink.write(table)
+        if self._rejects is not None:
+            errors, attempts = (block.column(name).to_pylist() for name in ("error", ATTEMPTS_COLUMN))
+            self._rejects.add(self._tally.num_rows, errors, attempts)
+        stored = block.column(STORED_COLUMN).to_pylist() if self._job.kept is not None else None
+        self._tally.add(table, stored)
+        self._ended_at = time.time()
 
     def _told(self, at: float, line: str, display: Display) -> None:
         if line.startswith("ready"):
             self._ready_at = self._ready_at or at
+        elif line.startswith("restart "):
+            self._num_restarts += 1
         display.note(line)
 
 
@@ -134,61 +159,3 @@ def refuse_impossible(job: Job) -> None:
             hint = "Use --address for a cluster with GPUs, or --num-cpu-ranks-per-worker-group to run on CPUs."
             error = ClusterCapacityError(**{**asdict(error), "hint": hint})
         raise error
-
-
-def _answers(
-    job: Job, rows: Input, keep: list[str], checkpoint: DeepSpeedCheckpoint, on_progress: Any
-) -> Generator[pa.Table, None, None]:
-    from raydsinfer.batch_predictor import BatchPredictor
-    from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
-
-    predictor = BatchPredictor.from_checkpoint(
-        checkpoint,
-        DeepSpeedPredictor,
-        scaling_config=job.shape.scaling_config(),
-        gang_config=job.gang,
-        prompt_column=job.columns.prompt,
-        messages_column=job.columns.messages,
-        generation_column=job.columns.generation,
-        on_progress=on_progress,
-    )
-    answered = predictor.predict(
-        dataset(rows, job.batch_size, _columns_to_read(job, rows, keep)),
-        keep_columns=keep,
-        batch_size=job.batch_size,
-        min_scoring_workers=job.shape.num_gangs,
-        max_scoring_workers=job.shape.max_gangs,
-        **job.generation_said,
-    )
-    yield from answered.iter_batches(batch_size=None, batch_format="pyarrow")
-
-
-def _columns_to_read(job: Job, rows: Input, keep: list[str]) -> list[str]:
-    wanted = {*keep, job.columns.prompt, job.columns.messages, job.columns.generation}
-    return [name for name in rows.types if name in wanted]
-
-
-def dataset(rows: Input, batch_size: int, columns: list[str]) -> Any:
-    """A lazy Ray data set of the input, in order, read in slices on this node.
-
-    Args:
-        rows: What to read.
-        batch_size: Rows of a batch; a slice is a whole number of them.
-        columns: What to read of each row.
-    """
-    import ray
-    import ray.data
-
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
-    slices = [asdict(part) for part in rows.slices(batch_size)]
-    read: Any = SliceReader(rows.format, columns).read
-    # The sliver keeps the reading where local files are, and apart from the operator that follows:
-    # merged with it, a task would take one slice for one row.
-    return ray.data.from_items(slices, override_num_blocks=len(slices)).map_batches(
-        read,
-        batch_size=None,
-        batch_format="pandas",
-        num_cpus=0,
-        concurrency=min(2, len(slices)),
-        resources=this_node(),
-    )

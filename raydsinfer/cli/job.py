@@ -8,107 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from raydsinfer.cli.formats import Format, checked_format
 from raydsinfer.cli.inputs import Input
+from raydsinfer.cli.kept import KeptRun
 from raydsinfer.cli.outputs import output_format
-from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
+from raydsinfer.cli.rejects import RejectsFile
+from raydsinfer.cli.shape import GangShape
+from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig, RecoveryConfig
 from raydsinfer.errors import InvalidSettingError
 from raydsinfer.rows.answers import columns_of_call
 from raydsinfer.rows.columns import InputColumns, kept_names
+from raydsinfer.scoring.kept_run import STORED_COLUMN
 
 if TYPE_CHECKING:
-    from ray.train import ScalingConfig
-
     from raydsinfer.checkpoint import DeepSpeedCheckpoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class GangShape:
-    """Ranks and gangs.
-
-    Args:
-        num_gangs: Gangs from the start.
-        max_gangs: Gangs at most.
-        num_ranks: Ranks of each, the tensor parallel size.
-        use_gpu: Whether a rank is a GPU, or a CPU.
-        placement_strategy: Ray's word for where bundles go.
-        accelerator_type: Ray's name of the GPU that is wanted; None for any.
-    """
-
-    num_gangs: int = 1
-    max_gangs: int = 1
-    num_ranks: int = 1
-    use_gpu: bool = True
-    placement_strategy: str = "PACK"
-    accelerator_type: str | None = None
-
-    @property
-    def num_cpus(self) -> int:
-        """CPUs that all of it takes, one for reading included."""
-        return self.num_gangs * self.num_ranks + 1
-
-    def scaling_config(self) -> ScalingConfig:
-        """Ray's form of one gang."""
-        from ray.train import ScalingConfig
-
-        return ScalingConfig(
-            num_workers=self.num_ranks,
-            use_gpu=self.use_gpu,
-            placement_strategy=self.placement_strategy,
-            accelerator_type=self.accelerator_type,
-        )
-
-    def __str__(self) -> str:
-        gangs = f"{self.num_gangs}" if self.num_gangs == self.max_gangs else f"{self.num_gangs} to {self.max_gangs}"
-        noun = "gang" if self.max_gangs == 1 else "gangs"
-        device = "GPU" if self.use_gpu else "CPU"
-        return f"{gangs} {noun} of {self.num_ranks} {device} rank{'s' if self.num_ranks > 1 else ''}"
-
-
-def gang_shape(
-    *,
-    num_worker_groups: int,
-    max_worker_groups: int | None,
-    num_gpus: int | None,
-    num_cpu_ranks: int | None,
-    placement_strategy: str = "PACK",
-    accelerator_type: str | None = None,
-) -> GangShape:
-    """The shape that the flags ask for: one GPU where nothing is said.
-
-    Raises:
-        InvalidSettingError: Both kinds of ranks were asked for, or a number is below 1.
-    """
-    if num_gpus is not None and num_cpu_ranks is not None:
-        raise InvalidSettingError(
-            name="--num-cpu-ranks-per-worker-group",
-            value=num_cpu_ranks,
-            expected="to stand without --num-gpus-per-worker-group",
-            hint="The ranks of a gang are GPUs or CPUs.",
-        )
-    num_ranks = num_cpu_ranks if num_cpu_ranks is not None else (num_gpus if num_gpus is not None else 1)
-    max_gangs = num_worker_groups if max_worker_groups is None else max_worker_groups
-    strategies = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
-    checks = [
-        ("--num-worker-groups", num_worker_groups, num_worker_groups >= 1, "1 or more"),
-        ("--max-worker-groups", max_gangs, max_gangs >= num_worker_groups, "at least --num-worker-groups"),
-        ("ranks of a worker group", num_ranks, num_ranks >= 1, "1 or more"),
-        (
-            "--placement-strategy",
-            placement_strategy,
-            placement_strategy in strategies,
-            f"one of {', '.join(strategies)}",
-        ),
-    ]
-    for name, value, fine, expected in checks:
-        if not fine:
-            raise InvalidSettingError(name=name, value=value, expected=expected)
-    return GangShape(
-        num_gangs=num_worker_groups,
-        max_gangs=max_gangs,
-        num_ranks=num_ranks,
-        use_gpu=num_cpu_ranks is None,
-        placement_strategy=placement_strategy,
-        accelerator_type=accelerator_type,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +38,14 @@ class Job:
         generation: Generation settings of the call.
         generation_said: Those that the user gave.
         gang: Deadlines.
+        recovery: What happens when rows or gangs fail.
         shape: Ranks and gangs.
         batch_size: Rows of a call to a gang.
         address: Ray address.
-        overwrite: Whether OUTPUT may be replaced.
+        overwrite: Whether OUTPUT and the rejects may be replaced.
         debug: Whether to show logs.
+        kept: Where rows are kept that are done; None: nowhere.
+        rejects: Where error rows go besides OUTPUT; None: nowhere.
     """
 
     model: str
@@ -145,11 +59,19 @@ class Job:
     generation: GenerationConfig
     generation_said: Mapping[str, Any]
     gang: GangConfig
+    recovery: RecoveryConfig
     shape: GangShape
     batch_size: int
     address: str | None
     overwrite: bool
     debug: bool
+    kept: KeptRun | None = None
+    rejects: RejectsFile | None = None
+
+    @property
+    def counts_attempts(self) -> bool:
+        """Whether rows come back with how often they were tried."""
+        return self.kept is not None or self.rejects is not None
 
     def checkpoint(self) -> DeepSpeedCheckpoint:
         """The model, with the settings that were saved with it and those that the user gave on top.
@@ -174,7 +96,7 @@ class Job:
             return saved
         return DeepSpeedCheckpoint.from_pretrained(self.model, saved.spec.config.replaced(self.engine_said))
 
-    def kept(self, rows: Input) -> list[str]:
+    def kept_columns(self, rows: Input) -> list[str]:
         """Input columns that the output has too.
 
         Raises:
@@ -182,12 +104,13 @@ class Job:
             InvalidSettingError: A kept column would overwrite an output column.
         """
         available = list(rows.types)
-        if not available:  # an empty JSON file names no columns
+        if not available and not rows.num_rows:  # an empty JSON file names no columns
             return []
         self.columns.choose(available, None, self.keep_columns)
         if self.keep_columns is not None:
-            return kept_names(self.keep_columns, self.generation)
-        return [name for name in available if name not in columns_of_call(self.generation)]
+            return kept_names(self.keep_columns, self.generation, report_attempts=self.counts_attempts)
+        own = columns_of_call(self.generation, self.counts_attempts)
+        return [name for name in available if name not in own and (name != STORED_COLUMN or self.kept is None)]
 
 
 def make_job(
@@ -202,11 +125,14 @@ def make_job(
     engine: Mapping[str, Any],
     generation: Mapping[str, Any],
     gang: Mapping[str, Any],
+    recovery: Mapping[str, Any],
     shape: GangShape,
     batch_size: int,
     address: str | None,
     overwrite: bool,
     debug: bool,
+    kept: KeptRun | None = None,
+    rejects: RejectsFile | None = None,
 ) -> Job:
     """Check the flags. Nothing is read or started.
 
@@ -229,9 +155,12 @@ def make_job(
         generation=GenerationConfig(**generation),
         generation_said=generation,
         gang=GangConfig(**gang),
+        recovery=RecoveryConfig(**recovery),
         shape=shape,
         batch_size=batch_size,
         address=address,
         overwrite=overwrite,
         debug=debug,
+        kept=kept,
+        rejects=rejects,
     )

@@ -89,7 +89,7 @@ def _parsed(name: str, annotation: Any, value: Any) -> Any:
         return value
     try:
         return kinds[0](**json.loads(value))
-    except (ValueError, TypeError, ConfigurationError) as error:
+    except (ValueError, TypeError, RecursionError, ConfigurationError) as error:
         raise typer.BadParameter(f"--{name.replace('_', '-')} takes a JSON object: {error}") from error
 
 

@@ -24,28 +24,31 @@ class Pace:
         num_rows: Rows in all.
         tally: What is done.
         elapsed_s: Seconds since the first gang was ready.
+        num_restarts: How often a gang was started again.
     """
 
     num_rows: int
     tally: Tally
     elapsed_s: float
+    num_restarts: int = 0
 
     @property
     def tokens_per_s(self) -> float:
-        """New tokens per second."""
-        return self.tally.num_output_tokens / self.elapsed_s if self.elapsed_s > 0 else 0.0
+        """New tokens per second; those of an earlier run do not count."""
+        tokens = self.tally.num_output_tokens - self.tally.num_stored_tokens
+        return tokens / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left if the rest goes like what is done; None before the first row."""
-        if not self.tally.num_rows:
-            return None
-        return self.elapsed_s * (self.num_rows - self.tally.num_rows) / self.tally.num_rows
+        """Seconds left if the rest goes like what is done; None before the first row that was not done before."""
+        computed = self.tally.num_rows - self.tally.num_stored
+        return self.elapsed_s * (self.num_rows - self.tally.num_rows) / computed if computed else None
 
     def __str__(self) -> str:
         left = f", {duration(self.left_s)} left" if self.left_s is not None else ""
         bad = f", {self.tally.num_errors} error rows" if self.tally.num_errors else ""
-        return f"{self.tokens_per_s:,.1f} tokens/s{left}{bad}"
+        again = f", {self.num_restarts} restart{'s' if self.num_restarts > 1 else ''}" if self.num_restarts else ""
+        return f"{self.tokens_per_s:,.1f} tokens/s{left}{bad}{again}"
 
 
 def duration(seconds: float) -> str:

@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.cli.formats import Format
 from raydsinfer.cli.rows_of_text import Row, text_rows
+from raydsinfer.errors import InputError, summary_of
+from raydsinfer.unwrap import raised_in_one_piece
 
 
 def read_slice(path: str, format: Format, start: int, num_rows: int, columns: list[str]) -> list[Row]:
@@ -22,13 +25,24 @@ def read_slice(path: str, format: Format, start: int, num_rows: int, columns: li
         start: First byte of the first row; for Parquet the row's number.
         num_rows: How many rows.
         columns: What to read.
+
+    Raises:
+        InputError: The file is not what it was when it was looked at, or some of it cannot be read.
     """
-    with fsspec.open(path, "rb") as stream:
-        if format == "parquet":
-            rows = _parquet_rows(stream, start, num_rows, columns)
-        else:
-            source = text_rows(path, format, stream, start)
-            rows = [row for _, (_, row) in zip(range(num_rows), source, strict=False)]
+    try:
+        with fsspec.open(path, "rb") as stream:
+            if format == "parquet":
+                rows = _parquet_rows(stream, start, num_rows, columns)
+            else:
+                source = text_rows(path, format, stream, start)
+                rows = [row for _, (_, row) in zip(range(num_rows), source, strict=False)]
+    except (OSError, ValueError, ArithmeticError, IndexError) as error:  # Arrow's are among them
+        where = f"{num_rows} rows from {'row' if format == 'parquet' else 'byte'} {start} on"
+        reason = f"{where} are not readable as {format} ({without_secrets(summary_of(error))})"
+        raise InputError(path=without_secrets(path), reason=reason, hint="Check the file.") from error
+    if len(rows) != num_rows:
+        reason = f"it changed while it was read: {len(rows)} of {num_rows} rows are left from {start} on"
+        raise InputError(path=without_secrets(path), reason=reason, hint="Start again once nobody writes to it.")
     return [{name: row.get(name) for name in columns} for row in rows]
 
 
@@ -49,23 +63,28 @@ class SliceReader:
     Args:
         format: How the files are written.
         columns: What to read.
+        number_column: Column to make, of the rows' numbers among all rows of the input; empty for none.
     """
 
     # Ray Data shows this name in its plan.
     __name__ = "read"
 
-    def __init__(self, format: Format, columns: list[str]) -> None:
-        self._format, self._columns = format, columns
+    def __init__(self, format: Format, columns: list[str], number_column: str = "") -> None:
+        self._format, self._columns, self._number_column = format, columns, number_column
 
     def read(self, block: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:
         """Read the one slice that `block` names.
 
         Args:
-            block: One row with ``path``, ``start`` and ``num_rows``.
+            block: One row with ``path``, ``start``, ``num_rows`` and ``first``.
         """
         (named,) = block.to_dict("records")
-        rows = read_slice(named["path"], self._format, named["start"], named["num_rows"], self._columns)
-        return {name: _objects([row[name] for row in rows]) for name in self._columns}
+        with raised_in_one_piece():
+            rows = read_slice(named["path"], self._format, named["start"], named["num_rows"], self._columns)
+        read = {name: _objects([row[name] for row in rows]) for name in self._columns}
+        if self._number_column:
+            read[self._number_column] = np.arange(named["first"], named["first"] + len(rows))
+        return read
 
 
 def _objects(values: list[Any]) -> np.ndarray[Any, Any]:

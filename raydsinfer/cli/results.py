@@ -25,11 +25,12 @@ def result_schema(types: Types, keep: Sequence[str], generation: GenerationConfi
         keep: Input columns to keep, in order.
         generation: Settings of the call.
     """
-    kept = [pa.field(name, _written_as(types[name])) for name in keep]
+    kept = [pa.field(name, written_as(types[name])) for name in keep]
     return pa.schema([*kept, *output_schema(generation)])
 
 
-def _written_as(kind: Any) -> pa.DataType:
+def written_as(kind: Any) -> pa.DataType:
+    """The type that an input column has in a file, by the type that was found: None for several kinds."""
     return pa.string() if kind is None or pa.types.is_null(kind) else kind
 
 
@@ -45,11 +46,22 @@ def conformed(table: pa.Table, schema: pa.Schema, mixed: Sequence[str]) -> pa.Ta
     for wanted in schema:
         column = table.column(wanted.name)
         if wanted.name in mixed:
-            column = pa.array([_text(cell) for cell in column.to_pylist()], wanted.type)
+            column = typed(column.to_pylist(), wanted, mixed)
         elif column.type != wanted.type:
             column = _cast(column, wanted.type)
         columns.append(column)
     return pa.table(columns, schema=schema)
+
+
+def typed(cells: Sequence[Any], wanted: pa.Field, mixed: Sequence[str]) -> pa.Array:
+    """A column of an input, as it is written.
+
+    Args:
+        cells: As they were read.
+        wanted: Name and type, from `written_as`.
+        mixed: Columns whose cells become text.
+    """
+    return pa.array([_text(cell) for cell in cells] if wanted.name in mixed else cells, wanted.type)
 
 
 def _text(cell: Any) -> str | None:
@@ -65,11 +77,22 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> Any:
 
 @dataclass
 class Tally:
-    """What the result adds up to so far."""
+    """What the result adds up to so far.
+
+    Args:
+        num_rows: Rows.
+        num_stored: Of these, rows that an earlier run had answered.
+        num_prompt_tokens: Tokens of all prompts.
+        num_output_tokens: New tokens of all rows.
+        num_stored_tokens: Of these, tokens of an earlier run.
+        errors: Rows that were not answered, by kind of error.
+    """
 
     num_rows: int = 0
+    num_stored: int = 0
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
+    num_stored_tokens: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -77,11 +100,24 @@ class Tally:
         """Rows that were not answered."""
         return self.errors.total()
 
-    def add(self, table: pa.Table) -> None:
-        """Count the rows of a conformed table."""
+    def add(self, table: pa.Table, stored: Sequence[bool] | None = None) -> None:
+        """Count the rows of a conformed table.
+
+        Args:
+            table: The rows.
+            stored: For each row, whether an earlier run had answered it; None: none.
+        """
         self.num_rows += table.num_rows
         self.num_prompt_tokens += sum(filter(None, table.column("num_prompt_tokens").to_pylist()))
-        for new in table.column("num_output_tokens").to_pylist():
-            self.num_output_tokens += sum(filter(None, new)) if isinstance(new, list) else new or 0
+        new = [_sum(cell) for cell in table.column("num_output_tokens").to_pylist()]
+        self.num_output_tokens += sum(new)
+        if stored is not None:
+            self.num_stored += sum(stored)
+            self.num_stored_tokens += sum(tokens for tokens, before in zip(new, stored, strict=True) if before)
         # The text of a row's error begins with its kind: see `errors.RowError`.
         self.errors.update(error.split(":", 1)[0] for error in table.column("error").to_pylist() if error)
+
+
+def _sum(num_tokens: Any) -> int:
+    """Of all sequences of a row, if it has several."""
+    return sum(filter(None, num_tokens)) if isinstance(num_tokens, list) else num_tokens or 0

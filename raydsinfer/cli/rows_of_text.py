@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any
 
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.cli.formats import Format
 from raydsinfer.errors import InputError
 
@@ -61,7 +62,7 @@ def text_rows(path: str, format: Format, stream: IO[bytes], start: int = 0) -> I
             yield from _plain_rows(lines)
     except (ValueError, RecursionError, csv.Error) as error:
         raise InputError(
-            path=path,
+            path=without_secrets(path),
             reason=f"line {lines.number} is not {format} ({error})",
             hint="Correct that line, or say --input-format.",
         ) from error

@@ -11,6 +11,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.cli.formats import Format
 from raydsinfer.cli.rows_of_text import Row, csv_header, text_rows
 from raydsinfer.errors import InputError, summary_of
@@ -57,10 +58,19 @@ def scan(path: str, format: Format, types: Types) -> tuple[ScannedFile, Types]:
                 return _scan_text(path, format, stream, types)
             file = pq.ParquetFile(stream)
             found = {field.name: field.type for field in file.schema_arrow}
+            _check_names(path, file.schema_arrow.names)
             return ScannedFile(path, file.metadata.num_rows, array("q")), _merged(types, found)
     except (pa.ArrowInvalid, OSError) as error:
-        reason = f"not readable as {format} ({summary_of(error)})"
-        raise InputError(path=path, reason=reason, hint="Check the file, or say --input-format.") from error
+        reason = f"not readable as {format} ({without_secrets(summary_of(error))})"
+        hint = "Check the file, or say --input-format."
+        raise InputError(path=without_secrets(path), reason=reason, hint=hint) from error
+
+
+def _check_names(path: str, names: list[str]) -> None:
+    """A row is a mapping: of two columns of one name it would lose one."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        hint = "Rename one of them."
+        raise InputError(path=without_secrets(path), reason=f"has the column {twice[0]!r} more than once", hint=hint)
 
 
 def _scan_text(path: str, format: Format, stream: IO[bytes], types: Types) -> tuple[ScannedFile, Types]:
@@ -71,7 +81,8 @@ def _scan_text(path: str, format: Format, stream: IO[bytes], types: Types) -> tu
             types = _merged(types, _json_types([row for _, row in chunk]))
     if format == "csv":
         stream.seek(0)
-        types = _merged(types, dict.fromkeys(csv_header(stream), pa.string()))
+        _check_names(path, header := csv_header(stream))
+        types = _merged(types, dict.fromkeys(header, pa.string()))
     elif format == "txt":
         types = {"prompt": pa.string()}
     return ScannedFile(path, len(offsets), offsets), types

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import fsspec
 
+from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.errors import OutputError
 
 
@@ -31,7 +32,7 @@ class Staging:
     """
 
     def __init__(self, target: str, *, overwrite: bool, part_suffix: str | None) -> None:
-        self._target, self._overwrite, self._part_suffix = target, overwrite, part_suffix
+        self._shown, self._overwrite, self._part_suffix = without_secrets(target), overwrite, part_suffix
         location = target.rstrip("/") if "://" in target else str(Path(target).expanduser().absolute())
         with self.translated_errors():
             self._filesystem, self._path = fsspec.core.url_to_fs(location)
@@ -67,7 +68,7 @@ class Staging:
             except Exception as failure:  # the rows are whole: they must not be lost with their place
                 reason = getattr(failure, "reason", "") or _reason(failure)
                 hint = f"The finished rows are in {self._temporary}."
-                raise OutputError(path=self._target, reason=reason, hint=hint) from failure
+                raise OutputError(path=self._shown, reason=without_secrets(reason), hint=hint) from failure
         else:
             with suppress(Exception):  # the first error says more than a failed clean-up
                 self._filesystem.rm(self._temporary, recursive=True)
@@ -93,16 +94,16 @@ class Staging:
             return
         if not self._overwrite:
             raise OutputError(
-                path=self._target, reason="it exists", hint="Choose another path, or say --overwrite to replace it."
+                path=self._shown, reason="it exists", hint="Choose another path, or say --overwrite to replace it."
             )
         if is_directory and self._part_suffix is None:
             raise OutputError(
-                path=self._target, reason="it is a directory", hint="End the path with '/' for part files."
+                path=self._shown, reason="it is a directory", hint="End the path with '/' for part files."
             )
         foreign = [f for f in inside if not (_name(f).startswith("part-") and f.endswith(self._part_suffix or ""))]
         if foreign or (present and not is_directory and self._part_suffix):
             what = f"it holds other files than part files, such as {_name(foreign[0])}" if foreign else "it is a file"
-            raise OutputError(path=self._target, reason=what, hint="Choose another path; this one is left as it is.")
+            raise OutputError(path=self._shown, reason=what, hint="Choose another path; this one is left as it is.")
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
@@ -113,7 +114,7 @@ class Staging:
             raise
         except Exception as error:  # each file system raises its own
             raise OutputError(
-                path=self._target, reason=_reason(error), hint="Check the path and its permissions."
+                path=self._shown, reason=without_secrets(_reason(error)), hint="Check the path and its permissions."
             ) from error
 
 

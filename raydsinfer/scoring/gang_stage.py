@@ -17,19 +17,27 @@ from raydsinfer.config import GenerationConfig
 from raydsinfer.errors import InvalidSettingError
 from raydsinfer.groups.keeper import start_keeper
 from raydsinfer.groups.placement import gang_request, read_nodes
-from raydsinfer.rows.columns import InputColumns, kept_names, output_schema
+from raydsinfer.rows.columns import InputColumns, check_columns, kept_names, output_schema
 from raydsinfer.rows.limits import must_be_static
 from raydsinfer.scoring.executions import watch_executions
 from raydsinfer.scoring.flow import Flow, plan_flow
+from raydsinfer.scoring.gang_scorer import GangScorer
+from raydsinfer.scoring.kept_run import STORED_COLUMN, KeptRun, RunRequest, begin_run
+from raydsinfer.scoring.kinds import check_kinds
 from raydsinfer.scoring.pool import ScoringPool, pool_size
-from raydsinfer.scoring.scorer import GangScorer, ScoringPlan
+from raydsinfer.scoring.scorer import ScoringPlan
 
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
 
 
 def predict_on_gangs(
-    data: Dataset, plan: ScoringPlan, pool: ScoringPool, batch_size: int | None, separate_gpu_stage: bool
+    data: Dataset,
+    plan: ScoringPlan,
+    pool: ScoringPool,
+    batch_size: int | None,
+    separate_gpu_stage: bool,
+    run: RunRequest | None = None,
 ) -> Dataset:
     """Predict with `DeepSpeedPredictor`, or a subclass of it.
 
@@ -39,19 +47,23 @@ def predict_on_gangs(
         pool: The actors. Their `num_gpus` are a gang's.
         batch_size: Rows of a batch; None means as `plan_flow` decides.
         separate_gpu_stage: Preprocess in tasks of their own, not while the gang waits.
+        run: Where rows are kept that are done; None: nowhere.
 
     Raises:
         ConfigurationError: A setting is wrong; nothing was started.
         MissingColumnError: A column that the call names is not in the data.
+        RunDirectoryError: The run cannot be kept there.
     """
     checkpoint = DeepSpeedCheckpoint.from_checkpoint(plan.checkpoint)
+    check_kinds(plan.predictor_kwargs)
     generation = _check_generation(plan, checkpoint)
     if must_be_static(checkpoint.spec.config, generation):
         checkpoint = checkpoint.replaced(batching="static")
     config = checkpoint.spec.config
-    kept = kept_names(plan.keep_columns, generation)
+    kept = _kept_names(plan, generation, run)
     if plan.preprocessor is None and (names := known_columns(data)) is not None:
         _input_columns(plan.predictor_kwargs).choose(names, plan.feature_columns, kept)
+        check_columns(names, [run.key_column] if run is not None and run.key_column else None, None)
     if pool.remote_args.get("num_gpus"):
         raise InvalidSettingError(
             name="ray_remote_args['num_gpus']",
@@ -63,8 +75,11 @@ def predict_on_gangs(
     request = gang_request("gang", scaling_config)
     smallest, largest = pool_size(request, read_nodes(), pool.min_size, pool.max_size)
 
-    nothing = _empty(data, generation, kept)
+    nothing = _empty(data, _schema(plan, generation, run), kept)
     num_rows = data.count() if isinstance(data, MaterializedDataset) else None
+    if run is not None:
+        use_gpu = bool(scaling_config.use_gpu)
+        plan = replace(plan, run=_begun(plan, run, checkpoint, generation, use_gpu, num_rows))
     if num_rows == 0:
         return nothing
     kwargs = {**plan.predictor_kwargs, "scaling_config": scaling_config}
@@ -156,6 +171,49 @@ def _input_columns(kwargs: Mapping[str, Any]) -> InputColumns:
     return InputColumns(**names)
 
 
+def _kept_names(plan: ScoringPlan, generation: GenerationConfig, run: RunRequest | None) -> list[str]:
+    kept = kept_names(plan.keep_columns, generation, report_attempts=plan.report_attempts or run is not None)
+    if plan.report_attempts and run is not None and STORED_COLUMN in kept:
+        raise InvalidSettingError(
+            name="keep_columns",
+            value=kept,
+            expected=f"names that the output does not have itself ({STORED_COLUMN})",
+            hint="Rename it first, for example with Dataset.rename_columns.",
+        )
+    return kept
+
+
+def _begun(
+    plan: ScoringPlan,
+    run: RunRequest,
+    checkpoint: DeepSpeedCheckpoint,
+    generation: GenerationConfig,
+    use_gpu: bool,
+    num_rows: int | None,
+) -> KeptRun:
+    recovery = plan.predictor_kwargs.get("recovery_config")
+    # Where no row may fail, one that failed before is no answer either.
+    strict = recovery is not None and recovery.on_error == "raise"
+    return begin_run(
+        replace(
+            run,
+            num_rows=num_rows if run.num_rows is None else run.num_rows,
+            retry_failed=run.retry_failed or strict,
+        ),
+        checkpoint.spec,
+        generation,
+        use_gpu=use_gpu,
+        input_columns=_input_columns(plan.predictor_kwargs),
+        feature_columns=plan.feature_columns,
+    )
+
+
+def _schema(plan: ScoringPlan, generation: GenerationConfig, run: RunRequest | None) -> pa.Schema:
+    """Columns of the output, but for those that are kept."""
+    schema = output_schema(generation, report_attempts=plan.report_attempts)
+    return schema.append(pa.field(STORED_COLUMN, pa.bool_())) if plan.report_attempts and run is not None else schema
+
+
 def _split(data: Dataset, batch_size: int) -> Dataset:
     """Blocks of one batch: a block goes to one gang as a whole, and small data sets are one block."""
     # Ray before 2.54 has no such argument and is always strict.
@@ -163,9 +221,8 @@ def _split(data: Dataset, batch_size: int) -> Dataset:
     return data.repartition(target_num_rows_per_block=batch_size, **strict)
 
 
-def _empty(data: Dataset, generation: GenerationConfig, kept: list[str]) -> Dataset:
+def _empty(data: Dataset, schema: pa.Schema, kept: list[str]) -> Dataset:
     """No rows, but the right schema. United with the result it gives an empty data set its columns."""
-    schema = output_schema(generation)
     known = _known_schema(data)
     types = dict(zip(known.names, known.types, strict=True)) if known is not None else {}
     for name in kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ class ScoringPool:
         remote_args: Further arguments of `ray.remote`.
 
     Raises:
-        InvalidSettingError: The sizes are not whole numbers from 1 up, or the wrong way round.
+        InvalidSettingError: The sizes are not whole numbers from 1 up, or the wrong way round; or an amount is none.
     """
 
     min_size: int = 1
@@ -38,6 +39,10 @@ class ScoringPool:
 
     def __post_init__(self) -> None:
         _check_count("min_scoring_workers", self.min_size)
+        _check_amount("num_cpus_per_worker", self.num_cpus)
+        _check_amount("num_gpus_per_worker", self.num_gpus)
+        if not isinstance(self.remote_args, Mapping):
+            raise InvalidSettingError(name="ray_remote_args", value=self.remote_args, expected="arguments by name")
         if self.max_size is None:
             return
         _check_count("max_scoring_workers", self.max_size)
@@ -55,6 +60,11 @@ class ScoringPool:
 def _check_count(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidSettingError(name=name, value=value, expected="a whole number, 1 or more")
+
+
+def _check_amount(name: str, value: object) -> None:
+    if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
+        raise InvalidSettingError(name=name, value=value, expected="a number from 0 up")
 
 
 def num_gangs_that_fit(request: GangRequest, nodes: Sequence[NodeResources]) -> int:

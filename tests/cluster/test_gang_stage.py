@@ -19,12 +19,12 @@ from ray.data.preprocessor import Preprocessor
 from ray.train import ScalingConfig
 
 from raydsinfer import BatchPredictor, DeepSpeedCheckpoint, DeepSpeedPredictor, EngineConfig, GangConfig
+from raydsinfer.config import RecoveryConfig
 from raydsinfer.errors import (
     ClusterCapacityError,
-    EngineError,
     InvalidSettingError,
     MissingColumnError,
-    RankDiedError,
+    RestartsExhaustedError,
     UnknownSettingError,
     WorkerGroupError,
 )
@@ -159,11 +159,15 @@ def test_more_gangs_than_fit_are_no_failure() -> None:
 
 
 def test_a_failure_arrives_with_its_type_and_frees_all_gangs(caplog: pytest.LogCaptureFixture) -> None:
-    faulty = gangs(echo_fault={"rank": 1, "prompt_contains": "row 7", "action": "raise"}, batching="continuous")
+    faulty = gangs(
+        kwargs={"recovery_config": RecoveryConfig(max_restarts=0)},
+        echo_fault={"rank": 1, "prompt_contains": "row 7", "action": "raise"},
+        batching="continuous",
+    )
     out = faulty.predict(prompts(40), batch_size=4, min_scoring_workers=2)
     error = failure_of(out, caplog)
-    assert isinstance(error, WorkerGroupError)
-    assert isinstance(error.causes[1], EngineError)
+    assert isinstance(error, RestartsExhaustedError)
+    assert "told to fail on rank 1" in str(error)
     # Not by the garbage collector: a notebook holds on to the last error.
     deadline = time.monotonic() + 10
     while left_of_gangs()["placement groups"] and time.monotonic() < deadline:
@@ -171,11 +175,15 @@ def test_a_failure_arrives_with_its_type_and_frees_all_gangs(caplog: pytest.LogC
     assert left_of_gangs()["placement groups"] == []
 
 
-def test_a_rank_that_is_killed_frees_all_gangs(caplog: pytest.LogCaptureFixture) -> None:
-    faulty = gangs(echo_fault={"rank": 0, "prompt_contains": "row 7", "action": "kill"})
-    error = failure_of(faulty.predict(prompts(40), batch_size=4), caplog)
-    assert isinstance(error, WorkerGroupError)
-    assert isinstance(error.causes[0], RankDiedError)
+def test_a_rank_that_is_killed_once_costs_no_row(tmp_path: Path) -> None:
+    fault = {"rank": 0, "prompt_contains": "row 7", "action": "kill", "once": str(tmp_path / "killed")}
+    out = gangs(echo_fault=fault).predict(
+        prompts(40), keep_columns=["id"], batch_size=4, max_scoring_workers=1, report_attempts=True
+    )
+    rows = by_id(out)
+    assert [row["output"] for row in rows] == [f"row {i}" for i in range(40)]
+    assert {row["num_attempts"] for row in rows} == {1, 2}
+    assert rows[7]["num_attempts"] == 2
 
 
 class KilledOnce(DeepSpeedPredictor):
@@ -208,8 +216,9 @@ class CountsSteps(DeepSpeedPredictor):
 
     def _predict_arrow(self, data: pa.Table, *args: Any, **kwargs: Any) -> pa.Table:
         out = super()._predict_arrow(data, *args, **kwargs)
-        assert isinstance(self.service, ContinuousService)
-        return out.append_column("num_steps", [[self.service.feeder.counts.num_steps] * len(data)])
+        service = self.service.present
+        assert isinstance(service, ContinuousService)
+        return out.append_column("num_steps", [[service.feeder.counts.num_steps] * len(data)])
 
 
 def test_batches_overlap_where_the_engine_batches_continuously() -> None:

@@ -25,7 +25,7 @@ LAYERS = (
     ("*",),
     ("scoring",),
     ("batch_predictor",),
-    ("demo", "bench"),
+    ("demo", "bench", "doctor"),
     ("cli",),
 )
 LAYER_OF = {name: height for height, names in enumerate(LAYERS) for name in names}

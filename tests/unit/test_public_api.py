@@ -20,6 +20,7 @@ PUBLIC = [
     "Predictor",
     "RecoveryConfig",
     "WorkerGroup",
+    "read_run",
     "reshard",
     "run_on_every_node",
 ]

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from raydsinfer import __version__
 from raydsinfer.cli.ancestor import modern_arguments
 from raydsinfer.cli.main import app
-from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.config import EngineConfig, GenerationConfig, RecoveryConfig
 
 
 def run(*words: str) -> tuple[int, str, str]:
@@ -34,7 +34,7 @@ def test_help_has_a_flag_for_each_setting(monkeypatch: pytest.MonkeyPatch) -> No
     code, text, _ = run("generate", "--help")
     assert code == 0
     hidden = {"replace_method", "echo_fault", "echo_delay_s"}
-    for name in {*GenerationConfig.model_fields, *EngineConfig.model_fields} - hidden:
+    for name in {*GenerationConfig.model_fields, *EngineConfig.model_fields, *RecoveryConfig.model_fields} - hidden:
         assert f"--{name.replace('_', '-')}" in text
 
 
@@ -56,6 +56,11 @@ def test_help_has_a_flag_for_each_setting(monkeypatch: pytest.MonkeyPatch) -> No
         ("--prompt-column text", "the data has: 'prompt', 'id'"),
         ("--keep-columns id,nr", "'nr'"),
         ("--keep-columns output", "'output'"),
+        ("--rejects r.txt", "a .jsonl, .csv or .parquet file"),
+        ("--retry-failed", "to stand with --resume"),
+        ("--resume --duplicates twice", "'once' or 'each'"),
+        ("--on-error skip", "'row' or 'raise'"),
+        ("--max-error-rate 1.5", "less than 1"),
     ],
 )
 def test_wrong_settings_are_usage_errors(prompts: str, tmp_path: Path, flags: str, says: str) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -130,9 +131,24 @@ def test_the_reader_keeps_integers_beside_gaps_and_lists_of_equal_length(tmp_pat
     import pandas as pd
 
     path = write(tmp_path / "p.jsonl", '{"id": 1, "tags": [1, 2]}\n{"tags": [3, 4]}\n')
-    block = SliceReader("jsonl", ["id", "tags"]).read(pd.DataFrame([{"path": path, "start": 0, "num_rows": 2}]))
+    named = pd.DataFrame([{"path": path, "start": 0, "num_rows": 2, "first": 0}])
+    block = SliceReader("jsonl", ["id", "tags"]).read(named)
     assert block["id"].tolist() == [1, None]
     assert block["tags"].tolist() == [[1, 2], [3, 4]]
+    assert list(block) == ["id", "tags"]
+
+
+def test_rows_have_numbers_across_files(tmp_path: Path) -> None:
+    import pandas as pd
+
+    (tmp_path / "in").mkdir()
+    for name, count in (("a", 3), ("b", 4)):
+        write(tmp_path / "in" / f"{name}.txt", "".join(f"{name}{i}\n" for i in range(count)))
+    found = open_input(str(tmp_path / "in"), None, tmp_path)
+    reader = SliceReader("txt", ["prompt"], number_column="nr")
+    blocks = [reader.read(pd.DataFrame([asdict(part)])) for part in found.slices(2)]
+    numbered = [(int(nr), text) for block in blocks for nr, text in zip(block["nr"], block["prompt"], strict=True)]
+    assert numbered == list(enumerate(["a0", "a1", "a2", "b0", "b1", "b2", "b3"]))
 
 
 def test_many_rows_make_a_bounded_number_of_slices(tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def test_tally_counts_errors_by_kind() -> None:
     assert (tally.num_prompt_tokens, tally.num_output_tokens) == (1806, 4)
 
 
+def test_rows_of_an_earlier_run_do_not_make_this_one_faster() -> None:
+    tally = Tally()
+    tally.add(conformed(pa.table(ANSWERS), result_schema({}, [], GenerationConfig()), []), [True, False, True])
+    assert (tally.num_stored, tally.num_stored_tokens) == (2, 2)
+    pace = Pace(11, tally, 4.0, num_restarts=2)
+    assert (pace.tokens_per_s, pace.left_s) == (0.0, 32.0)
+    assert str(pace) == "0.0 tokens/s, 32.0 s left, 2 error rows, 2 restarts"
+
+
 def test_pace() -> None:
     tally = Tally(num_rows=25, num_output_tokens=500)
     pace = Pace(100, tally, 10.0)
@@ -65,3 +74,9 @@ def test_summary_lines() -> None:
     lines = dict(Summary(output="o.csv", tally=tally, start_up_s=3.0, generation_s=0.5).lines())
     assert lines["error rows"] == "2 (prompt: 1, length: 1)"
     assert (lines["rows"], lines["tokens per second"], lines["start-up"]) == ("3", "4.0", "3.0 s")
+    assert not {"kept in", "rejects", "restarts"} & lines.keys()
+    more = Summary(
+        output="-", tally=tally, start_up_s=0, generation_s=1, num_restarts=1, kept_in="o.run", rejects="r.csv"
+    )
+    expected = {"rows": "3 (0 done before)", "kept in": "o.run", "rejects": "r.csv", "restarts": "1"}
+    assert expected.items() <= dict(more.lines()).items()

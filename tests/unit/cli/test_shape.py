@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from raydsinfer.cli.job import gang_shape
+from raydsinfer.cli.shape import gang_shape
 from raydsinfer.errors import InvalidSettingError
 
 

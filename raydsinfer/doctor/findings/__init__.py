@@ -1,0 +1,1 @@
+"""What probes find: plain values, which pass between processes and which tests write down for other machines."""

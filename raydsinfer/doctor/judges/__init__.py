@@ -1,0 +1,1 @@
+"""What to think of it: functions over plain values."""

@@ -1,0 +1,1 @@
+"""What is on this machine. No probe judges; each may fail alone."""
