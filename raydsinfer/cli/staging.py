@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import IO, Any
 import fsspec
 
 from raydsinfer.checkpoints.sources.secrets import without_secrets
+from raydsinfer.cli.unfinished import finished_name, remove_abandoned, unfinished_name
 from raydsinfer.errors import OutputError
 
 
@@ -38,10 +38,11 @@ class Staging:
             self._filesystem, self._path = fsspec.core.url_to_fs(location)
         parent, _, name = self._path.rpartition("/")
         self._parent = parent or "/"
-        self._temporary = f"{parent}/.{name}.partial-{uuid.uuid4().hex[:8]}"
+        self._name, self._temporary = name, f"{parent}/{unfinished_name(name)}"
 
     def __enter__(self) -> Staging:
         self.check_free()
+        remove_abandoned(self._filesystem, self._parent, self._name)
         with self.translated_errors():
             self._filesystem.makedirs(self._temporary if self._part_suffix else self._parent, exist_ok=True)
             if not self._part_suffix:
@@ -67,11 +68,20 @@ class Staging:
                 self._commit()
             except Exception as failure:  # the rows are whole: they must not be lost with their place
                 reason = getattr(failure, "reason", "") or _reason(failure)
-                hint = f"The finished rows are in {self._temporary}."
+                hint = f"The finished rows are in {self._kept()}."
                 raise OutputError(path=self._shown, reason=without_secrets(reason), hint=hint) from failure
         else:
             with suppress(Exception):  # the first error says more than a failed clean-up
                 self._filesystem.rm(self._temporary, recursive=True)
+
+    def _kept(self) -> str:
+        """The finished rows under a name that nobody takes for abandoned."""
+        kept = f"{self._temporary.rpartition('/')[0]}/{finished_name(self._name)}"
+        try:
+            self._filesystem.mv(self._temporary, kept, recursive=self._part_suffix is not None)
+        except Exception:  # nothing can be written there any more, it seems
+            return self._temporary
+        return kept
 
     def _commit(self) -> None:
         self._filesystem.invalidate_cache()

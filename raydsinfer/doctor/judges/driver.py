@@ -22,7 +22,7 @@ def judge_driver(machine: Machine) -> list[Verdict]:
         why = f"it hangs or crashes: {found.reason}"
         return [Verdict(subject="driver", level="red", found=why, cure=found.cure(_BROKEN))]
     if not machine.has_gpus:
-        cure = "Enough for a rehearsal and for small models, on CPU ranks (--cpu-ranks 2)."
+        cure = "Enough for a rehearsal and for small models, on CPU ranks (raydsinfer generate --cpu-ranks 2)."
         return [Verdict(subject="GPU", level="yellow", found="there is no NVIDIA GPU", cure=cure)]
     num_gpus = max(found.num_devices, 0 if isinstance(torch, ProbeFailed) else len(torch.gpus))
     gpus = f"{num_gpus} NVIDIA GPU{'' if num_gpus == 1 else 's'}"
