@@ -17,7 +17,9 @@ from raydsinfer.runs.store import RunStore
 if TYPE_CHECKING:
     from raydsinfer.checkpoint import DeepSpeedCheckpoint
 
-_NUMBER_COLUMN = "__row_number__"  # beside the columns that are read, for rows that would be equal without it
+_NUMBER_COLUMN = (
+    "__raydsinfer_row_number__"  # beside the columns that are read, for rows that would be equal without it
+)
 
 
 def answers(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydsinfer.cli.inputs import Input
-from raydsinfer.cli.records import read_slice
+from raydsinfer.cli.records import read_slice, rows_of_table
 from raydsinfer.cli.rows_of_text import Row
 from raydsinfer.cli.scan import ScannedFile
 
@@ -57,6 +57,6 @@ class InputRows:
                 if within:
                     if self._group != (file.path, group):  # rows are asked for in order: one is enough
                         self._group, self._group_rows = (file.path, group), reader.read_row_group(group)
-                    found += self._group_rows.take(within).to_pylist()
+                    found += rows_of_table(self._group_rows.take(within))
                 first += size
         return [{name: row.get(name) for name in self._columns} for row in found]

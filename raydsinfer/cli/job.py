@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,9 @@ def make_job(
     """
     if batch_size < 1:
         raise InvalidSettingError(name="--batch-size", value=batch_size, expected="1 or more")
+    if rejects is not None and _same_place(rejects.path, output):
+        expected = "another place than OUTPUT's"
+        raise InvalidSettingError(name="--rejects", value=rejects.path, expected=expected)
     EngineConfig(**engine)  # what is wrong with it is wrong whatever was saved with the model
     return Job(
         model=model,
@@ -164,3 +168,10 @@ def make_job(
         kept=kept,
         rejects=rejects,
     )
+
+
+def _same_place(first: str, second: str) -> bool:
+    def place(path: str) -> str:
+        return path.rstrip("/") if "://" in path else os.path.realpath(os.path.expanduser(path))
+
+    return first != "-" and place(first) == place(second)

@@ -7,12 +7,14 @@ from typing import IO, Any
 import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.cli.formats import Format
 from raydsinfer.cli.rows_of_text import Row, text_rows
 from raydsinfer.errors import InputError, summary_of
+from raydsinfer.rows.batches import cells
 from raydsinfer.unwrap import raised_in_one_piece
 
 
@@ -53,8 +55,13 @@ def _parquet_rows(stream: IO[bytes], start: int, num_rows: int, columns: list[st
     groups = [g for g in range(len(sizes)) if firsts[g + 1] > start and firsts[g] < start + num_rows]
     have = [name for name in columns if name in file.schema_arrow.names]
     table = file.read_row_groups(groups, columns=have)
-    rows: list[Row] = table.slice(start - int(firsts[groups[0]]), num_rows).to_pylist()
-    return rows
+    return rows_of_table(table.slice(start - int(firsts[groups[0]]), num_rows))
+
+
+def rows_of_table(table: pa.Table) -> list[Row]:
+    """Rows of Python values; a cell that is not what its type says is an `UnreadableCell`, and costs no other."""
+    columns = {name: cells(table[name]) for name in table.column_names}
+    return [{name: column[row] for name, column in columns.items()} for row in range(len(table))]
 
 
 class SliceReader:

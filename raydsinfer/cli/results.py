@@ -12,6 +12,7 @@ import pyarrow as pa
 from raydsinfer.cli.scan import Types
 from raydsinfer.cli.writers import to_json
 from raydsinfer.config import GenerationConfig
+from raydsinfer.rows.batches import UnreadableCell
 from raydsinfer.rows.columns import output_schema
 
 
@@ -61,7 +62,9 @@ def typed(cells: Sequence[Any], wanted: pa.Field, mixed: Sequence[str]) -> pa.Ar
         wanted: Name and type, from `written_as`.
         mixed: Columns whose cells become text.
     """
-    return pa.array([_text(cell) for cell in cells] if wanted.name in mixed else cells, wanted.type)
+    if wanted.name in mixed:
+        return pa.array([_text(cell) for cell in cells], wanted.type)
+    return pa.array([None if isinstance(cell, UnreadableCell) else cell for cell in cells], wanted.type)
 
 
 def _text(cell: Any) -> str | None:
@@ -72,7 +75,7 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> Any:
     try:
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return pa.array(column.to_pylist(), kind)
+        return typed(column.to_pylist(), pa.field("", kind), ())
 
 
 @dataclass

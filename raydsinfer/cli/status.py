@@ -53,7 +53,7 @@ def status_lines(found: RunStatus, now: float | None = None) -> list[tuple[str, 
     left = "unknown: nobody said how many rows there are" if found.num_left is None else f"{found.num_left:,}"
     last = "never" if found.last_at is None else f"{duration(max(0.0, now - found.last_at))} ago"
     return [
-        ("state", "finished" if found.finished else "not finished"),
+        ("state", _state(found)),
         ("rows done", f"{found.num_done:,}"),
         ("rows failed", f"{found.num_failed:,}"),
         ("rows left", left),
@@ -66,3 +66,10 @@ def status_lines(found: RunStatus, now: float | None = None) -> list[tuple[str, 
         ("stored", f"{found.num_bytes / 2**20:,.1f} MiB"),
         *([("rows of other settings", f"{found.num_other_rows:,}")] if found.num_other_rows else []),
     ]
+
+
+def _state(found: RunStatus) -> str:
+    if found.finished:
+        return "finished"
+    # A program that calls predict() leaves no word of its end; and rows that were stored twice count twice until then.
+    return "all rows are stored, its end was not noted" if found.num_left == 0 else "not finished"

@@ -66,11 +66,11 @@ def ids_in(names: Iterable[str], suffix: str = "") -> list[str]:
     )
 
 
-def is_old(name: str, now: datetime | None = None) -> bool:
+def is_old(name: str, now: datetime | None = None, *, kept: timedelta = _KEPT) -> bool:
     """Whether a file was begun so long ago that nobody works on it any more; False of names that are not ours."""
     inner = _TEMPORARY.fullmatch(name)
     found = _ID.match(inner[1] if inner else name)
     if found is None:
         return False
     began = datetime.strptime(found[1], _TIME).replace(tzinfo=timezone.utc)
-    return (now or datetime.now(timezone.utc)) - began > _KEPT
+    return (now or datetime.now(timezone.utc)) - began > kept

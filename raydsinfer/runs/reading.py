@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -45,6 +46,7 @@ class _Reader:
     def __init__(self, index: RunIndex) -> None:
         self._index = index
 
-    def read(self, batch: Any) -> pa.Table:
-        tables = [self._index.read_part(int(number)) for number in batch.get("number", ())]
-        return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+    def read(self, batch: Any) -> Iterator[pa.Table]:
+        # Each part for itself: kept columns of one name may be of other types in another.
+        for number in batch.get("number", ()):
+            yield self._index.read_part(int(number))

@@ -106,7 +106,7 @@ class RunStore:
         Args:
             keys: A key a row.
             table: The rows: output columns and kept ones. A row with an ``error`` is kept as failed.
-            seconds: How long the gang took for them.
+            seconds: How long the gang was at work since its last commit.
             num_restarts: Restarts of the gang since its last commit.
             num_retried: Rows among them that had failed in an earlier part.
 

@@ -79,6 +79,7 @@ def test_wrong_settings_are_usage_errors(prompts: str, tmp_path: Path, flags: st
         ("OUT PROMPTS OUT/o.jsonl", 2, "has no config.json"),
         ("any OUT/none.txt OUT/o.jsonl --engine echo", 2, "no such file or directory"),
         ("any PROMPTS PROMPTS --engine echo", 1, "it exists"),
+        ("any PROMPTS OUT/o.jsonl --engine echo --rejects OUT/./o.jsonl", 2, "another place than OUTPUT"),
         ("any PROMPTS PROMPTS --engine echo --dry-run", 1, "it exists"),
         ("any PROMPTS OUT/o.xyz --engine echo", 1, "its suffix names no format"),
         ("any PROMPTS /proc/o.jsonl --engine echo", 1, "cannot write /proc/o.jsonl"),

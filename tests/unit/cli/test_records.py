@@ -1,14 +1,17 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.data.block import BlockAccessor
 
 from raydsinfer.cli.inputs import Input, open_input
 from raydsinfer.cli.records import SliceReader, read_slice
+from raydsinfer.cli.results import conformed
 from raydsinfer.cli.rows_of_text import Row
 from raydsinfer.errors import InputError
 
@@ -169,3 +172,20 @@ def test_slices_of_text_are_the_lines(
     found = open_input(write(directory / "p.txt", "".join(f"{line}\n" for line in lines)), None, directory)
     expected = [line if number else line.removeprefix("\ufeff") for number, line in enumerate(lines)]
     assert [row["prompt"] for row in all_rows(found, batch_size)] == expected
+
+
+def test_a_cell_that_is_no_text_costs_no_other_row(tmp_path: Path) -> None:
+    buffers = pa.array([b"ok", b"\xff\xfe", b"fine"], pa.binary()).buffers()
+    pq.write_table(pa.table({"prompt": pa.Array.from_buffers(pa.string(), 3, buffers)}), tmp_path / "a.parquet")
+    rows = read_slice(str(tmp_path / "a.parquet"), "parquet", 0, 3, ["prompt"])
+    assert [rows[0]["prompt"], rows[2]["prompt"]] == ["ok", "fine"]
+    assert "not readable" in repr(rows[1]["prompt"])
+    # As Ray Data passes it on, and as it comes out where columns of the input are kept.
+    block = BlockAccessor.batch_to_block(
+        SliceReader("parquet", ["prompt"]).read(
+            pd.DataFrame([{"path": str(tmp_path / "a.parquet"), "start": 0, "num_rows": 3, "first": 0}])
+        )
+    )
+    schema = pa.schema([pa.field("prompt", pa.string())])
+    table = conformed(BlockAccessor.for_block(block).to_arrow(), schema, [])
+    assert table["prompt"].to_pylist() == ["ok", None, "fine"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from raydsinfer.runs.files import RunFiles
@@ -53,3 +54,13 @@ def test_of_old_indices_the_last_two_stay(tmp_path: Path) -> None:
         (tmp_path / "index" / name / "bucket-0000").touch()
     sweep(RunFiles(tmp_path))
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == names[-2:]
+
+
+def test_indices_of_the_last_weeks_stay_for_jobs_that_have_not_opened_theirs(tmp_path: Path) -> None:
+    begun(tmp_path)
+    began = datetime.now(timezone.utc)
+    names = [f"{began - timedelta(days=days):%Y%m%dT%H%M%S%f}Z-0123456789ab" for days in (31, 29, 3, 2, 1)]
+    for name in names:
+        (tmp_path / "index" / name).mkdir()
+    sweep(RunFiles(tmp_path))
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == names[1:]
