@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +105,28 @@ def text_that_is_none(path: Path) -> None:
     pq.write_table(pa.table({"prompt": column}), path)
 
 
-@pytest.mark.parametrize("damage", [mangled, text_that_is_none])
-def test_a_file_that_breaks_on_the_way_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    """Its first and last bytes are right: only reading its rows shows it."""
-    damage(tmp_path / "p.parquet")
+def generate(tmp_path: Path) -> tuple[int, str]:
+    """Exit code and messages of the command, on the file ``p.parquet``."""
     with Commands() as commands:
         words = ["generate", "none", f"{tmp_path}/p.parquet", f"{tmp_path}/o.jsonl", "--engine", "echo"]
         code, _, said = commands.run(*words, "--cpu-ranks", "1")
+    return code, said
+
+
+def test_a_file_that_breaks_on_the_way_is_named(tmp_path: Path) -> None:
+    """Its first and last bytes are right: only reading its rows shows it."""
+    mangled(tmp_path / "p.parquet")
+    code, said = generate(tmp_path)
     assert code == 2
     assert "p.parquet: " in said
     assert "not readable as parquet" in said
     assert [path.name for path in tmp_path.iterdir()] == ["p.parquet"]
+
+
+def test_a_cell_that_is_no_text_costs_its_own_row_only(tmp_path: Path) -> None:
+    text_that_is_none(tmp_path / "p.parquet")
+    code, _ = generate(tmp_path)
+    assert code == 3
+    good, bad = (json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines())
+    assert (good["output"], good["error"]) == ("fine", "")
+    assert "not readable" in bad["error"]
