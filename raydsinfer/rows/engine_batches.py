@@ -30,7 +30,7 @@ class EngineBatch:
 
 
 def plan_batches(
-    requests: Iterable[Request], config: EngineConfig, fresh_seed: Callable[[], int], most_rows: int | None = None
+    requests: Iterable[Request], config: EngineConfig, fresh_seed: Callable[[], int], most_sequences: int | None = None
 ) -> list[EngineBatch]:
     """Put requests with equal settings together, at most `EngineConfig.max_batch_size` sequences a call.
 
@@ -41,16 +41,16 @@ def plan_batches(
         requests: In any order.
         config: The engine's settings.
         fresh_seed: Draws the seed of a batch that no setting seeds.
-        most_rows: Most rows of a call, if the memory holds fewer than the settings allow.
+        most_sequences: Most sequences of a call, if the memory holds fewer than the settings allow.
     """
     by_settings: dict[str, list[Request]] = {}
     for request in requests:
         by_settings.setdefault(request.generation.model_dump_json(), []).append(request)
+    most = config.max_batch_size if most_sequences is None else min(config.max_batch_size, most_sequences)
     batches = []
     for group in by_settings.values():
         generation = group[0].generation
-        size = max(1, config.max_batch_size // num_sequences(generation))
-        size = size if most_rows is None else min(size, most_rows)
+        size = max(1, most // num_sequences(generation))
         ordered = sorted(group, key=lambda request: (-len(request.token_ids), request.index))
         for start in range(0, len(ordered), size):
             batches.append(_batch(ordered[start : start + size], generation, config, fresh_seed))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from raydsinfer.engines.base import Completion, GenerateAnswer
 from raydsinfer.errors import RowError
 from raydsinfer.rows.request import Request
-from raydsinfer.serving.failures import GangFailed, in_words, is_out_of_memory
+from raydsinfer.serving.failures import GangFailed, Way, in_words, is_out_of_memory
 from raydsinfer.serving.suspects import Bisection
 
 # One failure may be anybody's; who was there twice is looked at apart.
@@ -45,7 +45,7 @@ class Record:
         lives: Lives of the gang that ended so.
         kind: Class of the last failure, for a row's error.
         reason: The last failure in words.
-        limits: Limits of rows that were in force when it was among too many for the memory.
+        limits: The limit of each way that was in force when it first was among too many for the memory.
     """
 
     num_attempts: int = 0
@@ -54,7 +54,7 @@ class Record:
     lives: set[int] = field(default_factory=set)
     kind: str = ""
     reason: str = ""
-    limits: list[int | None] = field(default_factory=list)
+    limits: dict[Way, int | None] = field(default_factory=dict)
 
 
 class Caller:
@@ -121,10 +121,10 @@ class Caller:
         for key in keys:
             self._records[key].num_attempts += 1
 
-    def note_limit(self, keys: Collection[int], most_rows: int | None) -> None:
-        """The memory was not enough for these and others."""
+    def note_limit(self, keys: Collection[int], way: Way, most: int | None) -> None:
+        """The memory was not enough for these and others, with that limit."""
         for key in keys:
-            self._records[key].limits.append(most_rows)
+            self._records[key].limits.setdefault(way, most)
 
     def blame(self, failure: GangFailed) -> None:
         """The gang failed, and any of the requests that it worked on may be the reason.

@@ -12,7 +12,7 @@ from typing import Any
 
 from raydsinfer.engines.base import Completion, GenerateAnswer, GenerateBatch, GenerateRequest
 from raydsinfer.errors import EngineError, WorkerGroupError
-from raydsinfer.serving.failures import GangFailed, fresh
+from raydsinfer.serving.failures import FailedCall, GangFailed, failed_batch, fresh
 from raydsinfer.serving.gang import Gang
 from raydsinfer.serving.ledger import Ledger
 
@@ -168,24 +168,27 @@ class Feeder:
         try:
             inbox.put(self._gang.run("generate", batch))
         except BaseException as error:
-            rows = () if was_broken else range(len(batch.prompts))
+            call = FailedCall("generate") if was_broken else failed_batch(batch)
+            rows = range(call.num_rows)
             if not self._gang.broken:  # the others' requests are where they were
-                inbox.put(_failed(error, rows, len(rows)))
+                inbox.put(_failed(error, rows, call.num_rows, call))
                 return
-            inbox.put(_failed(error, rows, len(rows) + self._ledger.num_sent))
-            self._fail(error, was_broken=was_broken, num_more=len(rows))
+            inbox.put(_failed(error, rows, call.num_rows + self._ledger.num_sent, call))
+            self._fail(error, was_broken=was_broken, batch=call)
 
-    def _fail(self, error: BaseException, *, was_broken: bool = False, num_more: int = 0) -> None:
+    def _fail(self, error: BaseException, *, was_broken: bool = False, batch: FailedCall | None = None) -> None:
         """Tell all whom it concerns: everybody, or if the gang is usable those whose requests the engine lost.
 
         Args:
             error: What the gang raised.
             was_broken: It was so before, and worked on nothing.
-            num_more: Requests that it worked on besides the ledger's.
+            batch: The static batch that it worked on, besides the ledger's requests.
         """
         with self._lock:
             broken = self._gang.broken
-            num_on_gang = self._ledger.num_sent + num_more
+            num_sent = self._ledger.num_sent
+            call = batch or FailedCall("advance", num_sent, num_sent)
+            num_on_gang = num_sent + (batch.num_rows if batch else 0)
             dropped = self._ledger.drop(sent_only=not broken)
             batches: list[tuple[GenerateBatch, _Inbox]] = []
             if broken:
@@ -193,9 +196,9 @@ class Feeder:
                 batches = list(self._batches)
                 self._batches.clear()
         for found in dropped:
-            found.owner.put(_failed(error, () if was_broken else found.sent, num_on_gang))
+            found.owner.put(_failed(error, () if was_broken else found.sent, num_on_gang, call))
         for _, inbox in batches:
-            inbox.put(_failed(error, (), num_on_gang))
+            inbox.put(_failed(error, (), num_on_gang, call))
 
 
 def _received(inbox: _Inbox) -> Any:
@@ -205,9 +208,9 @@ def _received(inbox: _Inbox) -> Any:
     return found
 
 
-def _failed(error: BaseException, on_gang: Sequence[int], num_on_gang: int) -> BaseException:
+def _failed(error: BaseException, on_gang: Sequence[int], num_on_gang: int, call: FailedCall) -> BaseException:
     """For one caller. What is no gang's failure stays what it is."""
-    return GangFailed(error, on_gang, num_on_gang) if isinstance(error, WorkerGroupError) else error
+    return GangFailed(error, on_gang, num_on_gang, call=call) if isinstance(error, WorkerGroupError) else error
 
 
 def _of_gang(error: BaseException, gang: str) -> WorkerGroupError:

@@ -42,6 +42,8 @@ class Lives:
         self._lock = threading.Lock()
         self._present = Life(0, supervisor.group, make_service(supervisor.group))
         self._refunded: set[int] = set()
+        self._owed: set[int] = set()
+        self._has_answered = False
         self._failure: Exception | None = None
 
     def present(self) -> Life:
@@ -82,6 +84,18 @@ class Lives:
         if not life.has_answered:
             life.has_answered = True
             self._supervisor.answered()
+            with self._lock:
+                self._has_answered = True
+                owed, self._owed = self._owed, set()
+            self.refund(owed)
+
+    def refund_if_answers(self, number: int) -> None:
+        """The restart after this life does not count, if any life has ever answered anything; or once one does."""
+        with self._lock:
+            if not self._has_answered:
+                self._owed.add(number)
+                return
+        self.refund([number])
 
     def refund(self, numbers: Iterable[int]) -> None:
         """The ends of these lives found rows that kill: the restarts after them do not count. Each once."""

@@ -14,7 +14,7 @@ from raydsinfer.serving.failures import GangFailed, is_out_of_memory
 from raydsinfer.serving.gang import Gang, Supervisor
 from raydsinfer.serving.gate import Gate
 from raydsinfer.serving.lives import Life, Lives
-from raydsinfer.serving.row_limit import RowLimit
+from raydsinfer.serving.row_limit import RowLimits
 from raydsinfer.serving.service import MostRows, Service
 from raydsinfer.serving.suspects import Bisection, Judge
 
@@ -29,9 +29,10 @@ class RecoveringService:
     the gang (`Bisection`). A row that was alone on the gang when it died `max_row_deaths` times is guilty, if the
     gang then answers a row that it has answered before: a gang that cannot is not well, and no row is to blame.
 
-    Deaths that led to a guilty row are refunded, and so are those while bisecting, once the gang has ever answered
-    anything; a gang that dies of itself uses up its restarts all the same, with deaths that nobody was apart for,
-    and with those that find it not well.
+    Deaths that led to a guilty row are refunded, and so are those while bisecting and those after which fewer rows
+    are sent, because the memory of some rank was not enough, once the gang has ever answered anything; a gang that
+    dies of itself uses up its restarts all the same, with deaths that nobody was apart for, and with those that
+    find it not well.
 
     Args:
         supervisor: Starts the gang again; has started it.
@@ -47,8 +48,8 @@ class RecoveringService:
         recovery_config: RecoveryConfig,
         max_running: int,
     ) -> None:
-        self._limit = RowLimit(max_running)
-        self._lives = Lives(supervisor, lambda gang: make_service(gang, lambda: self._limit.most))
+        self._limits = RowLimits(max_running)
+        self._lives = Lives(supervisor, lambda gang: make_service(gang, self._limits.most))
         self._max_row_deaths = recovery_config.max_row_deaths
         self._gate = Gate()
         self._witness: Request | None = None
@@ -96,9 +97,13 @@ class RecoveringService:
         Returns:
             Why some are not answered; None if all are.
         """
+        probe_first = False
         while True:
-            life, most_rows = self._lives.present(), self._limit.most
+            life, seen = self._lives.present(), self._limits.seen()
             try:
+                if probe_first and self._witness is None:
+                    cheapest = sorted(caller.open_of(keys), key=_cost)[:1]
+                    life.service.answer(cheapest, self._taking(caller, life))
                 life.service.answer(caller.open_of(keys), self._taking(caller, life))
                 return None
             except GangFailed as failure:
@@ -106,9 +111,15 @@ class RecoveringService:
                 if life.gang.broken:
                     failure.life = life.number
                     self._lives.end(life, failure.error)
-                if is_out_of_memory(failure.error) and failure.num_on_gang > 1:
-                    caller.note_limit(failure.on_gang, most_rows)
-                    if self._limit.lower(most_rows, failure.num_on_gang):
+                if is_out_of_memory(failure.error) and failure.call.num_rows > 1:
+                    way = failure.call.way
+                    caller.note_limit(failure.on_gang, way, seen[way])
+                    if self._limits.lower(seen, failure.call):
+                        # Each halves what is sent, so that there are few. What is too much for the memory of one
+                        # rank alone must not use up the restarts, so see first that the gang can answer anything.
+                        if failure.life is not None:
+                            self._lives.refund_if_answers(failure.life)
+                            probe_first = True
                         continue
                 caller.blame(failure)
                 return failure
@@ -145,8 +156,7 @@ class RecoveringService:
         record = caller.record(key)
         if self._witness is not None:
             self._lives.refund(record.lives)
-        if record.limits:
-            self._limit.restore(record.limits[0])
+        self._limits.restore(record.limits)
         logger.warning("a row cannot be answered, it gets an error: %s", record.reason)
         caller.convict(key)
 

@@ -13,7 +13,7 @@ from raydsinfer.engines.continuous.sampling.settings import needs_static
 from raydsinfer.errors import WorkerGroupError
 from raydsinfer.rows.engine_batches import plan_batches, row_request
 from raydsinfer.rows.request import Request
-from raydsinfer.serving.failures import GangFailed
+from raydsinfer.serving.failures import FailedCall, GangFailed, Way, failed_batch
 from raydsinfer.serving.feeder import Feeder
 from raydsinfer.serving.gang import Gang
 
@@ -22,8 +22,11 @@ _END_TIMEOUT_S = 10.0  # its call has failed by then, unless Ray itself hangs
 Take = Callable[[Request, GenerateAnswer], None]
 """Gets a request's answer, in the thread that asked. Answers come in any order."""
 
-MostRows = Callable[[], "int | None"]
-"""Says how many rows may be on the gang at once, as far as that is known; None: any number."""
+MostRows = Callable[[Way], "int | None"]
+"""Says how much may be on the gang at once, as far as that is known; None: any number.
+
+Rows of the running batch for `advance`, sequences of a batch for `generate`.
+"""
 
 _Answers = Iterable[tuple[Request, GenerateAnswer]]
 
@@ -50,13 +53,13 @@ def make_service(gang: Gang, config: EngineConfig, most_rows: MostRows) -> Servi
     Args:
         gang: The gang.
         config: The engine's settings.
-        most_rows: Rows that may be on the gang at once.
+        most_rows: How much may be on the gang at once.
     """
     is_continuous = gang.load_report.batching == "continuous"
     return (ContinuousService if is_continuous else StaticService)(gang, config, most_rows)
 
 
-def unlimited() -> None:
+def unlimited(way: Way) -> None:
     """No limit of rows but the settings'."""
 
 
@@ -66,7 +69,7 @@ class StaticService:
     Args:
         gang: The gang.
         config: The engine's settings.
-        most_rows: Rows that may be on the gang at once.
+        most_rows: How much may be on the gang at once.
     """
 
     def __init__(self, gang: Gang, config: EngineConfig, most_rows: MostRows = unlimited) -> None:
@@ -80,7 +83,7 @@ class StaticService:
             try:
                 answers += _refused(requests)
                 wanted = [request for request in requests if not request.generation.return_logprobs]
-                for found in _generated(wanted, self._config, self._most_rows(), self._generate):
+                for found in _generated(wanted, self._config, self._most_rows("generate"), self._generate):
                     answers.append(found)
             except GangFailed as error:
                 failure = error
@@ -95,11 +98,11 @@ class StaticService:
         pass
 
     def _generate(self, batch: GenerateBatch) -> list[list[Completion]]:
-        rows = range(0 if self._gang.broken else len(batch.prompts))
+        call = FailedCall() if self._gang.broken else failed_batch(batch)
         try:
             completions: list[list[Completion]] = self._gang.run("generate", batch)
         except WorkerGroupError as error:
-            raise GangFailed(error, rows, len(rows)) from error
+            raise GangFailed(error, range(call.num_rows), call.num_rows, call=call) from error
         return completions
 
 
@@ -109,14 +112,14 @@ class ContinuousService:
     Args:
         gang: The gang.
         config: The engine's settings.
-        most_rows: Rows that may be on the gang at once.
+        most_rows: How much may be on the gang at once.
 
     Attributes:
         feeder: What keeps the engine full.
     """
 
     def __init__(self, gang: Gang, config: EngineConfig, most_rows: MostRows = unlimited) -> None:
-        self.feeder = Feeder(gang, most_rows)
+        self.feeder = Feeder(gang, lambda: most_rows("advance"))
         self._config, self._most_rows = config, most_rows
 
     def answer(self, requests: Sequence[Request], take: Take) -> None:
@@ -126,7 +129,7 @@ class ContinuousService:
             lambda answer: take(of_index[answer.key], answer),
         )
         rest = [request for request in requests if request.index not in of_index]
-        for request, answer in _generated(rest, self._config, self._most_rows(), self.feeder.generate):
+        for request, answer in _generated(rest, self._config, self._most_rows("generate"), self.feeder.generate):
             take(request, answer)
 
     def join(self) -> None:
@@ -136,10 +139,10 @@ class ContinuousService:
 def _generated(
     requests: Sequence[Request],
     config: EngineConfig,
-    most_rows: int | None,
+    most_sequences: int | None,
     generate: Callable[[GenerateBatch], list[list[Completion]]],
 ) -> _Answers:
-    for batch in plan_batches(requests, config, fresh_seed=_fresh_seed, most_rows=most_rows):
+    for batch in plan_batches(requests, config, fresh_seed=_fresh_seed, most_sequences=most_sequences):
         try:
             answers = generate(batch.call)
         except GangFailed as failure:

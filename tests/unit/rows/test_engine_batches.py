@@ -60,10 +60,23 @@ def test_long_prompts_come_first_and_neighbours_are_alike() -> None:
     assert [[r.index for r in batch.requests] for batch in batches] == [[1, 3], [4, 0], [2]]
 
 
-def test_a_limit_of_rows_makes_smaller_batches() -> None:
+def test_a_limit_of_sequences_makes_smaller_batches() -> None:
     rows = [request(index) for index in range(5)] + [request(9, generation=SETTINGS[2])]
-    batches = plan_batches(rows, EngineConfig(max_batch_size=4), fresh_seed=lambda: 7, most_rows=2)
+    batches = plan_batches(rows, EngineConfig(max_batch_size=4), fresh_seed=lambda: 7, most_sequences=2)
     assert [len(batch.requests) for batch in batches] == [2, 2, 1, 1]
+
+
+def test_beams_count_against_the_limit_of_sequences() -> None:
+    beams = GenerationConfig(num_beams=4)
+    rows = [request(index, generation=beams) for index in range(4)]
+
+    def sizes(most_sequences: int) -> list[int]:
+        config = EngineConfig(max_batch_size=32)
+        batches = plan_batches(rows, config, fresh_seed=lambda: 7, most_sequences=most_sequences)
+        return [len(batch.requests) for batch in batches]
+
+    assert sizes(8) == [2, 2]
+    assert sizes(2) == [1, 1, 1, 1]  # one row at least
 
 
 def test_the_row_seeds_before_the_engine_before_chance() -> None:

@@ -51,13 +51,14 @@ def test_those_too_large_for_the_memory_come_first() -> None:
     caller, _ = make(4)
     for life in range(2):
         caller.blame(failed(0, 1, life=life))
-    caller.note_limit([2, 3], None)
-    caller.note_limit([2, 3], 2)
+    caller.note_limit([2, 3], "generate", None)
+    caller.note_limit([2, 3], "generate", 2)
+    caller.note_limit([2, 3], "advance", 4)
     assert caller.too_large() == []
     caller.blame(failed(3, life=None, out_of_memory=True))
     assert caller.too_large() == [3]
     assert caller.bisection(2).rows == [3]
-    assert caller.record(3).limits == [None, 2]
+    assert caller.record(3).limits == {"generate": None, "advance": 4}
 
 
 def test_a_reply_says_how_often_it_took() -> None:

@@ -17,7 +17,7 @@ ERROR = WorkerGroupError(gang="gang-test", phase="generate", causes={0: RuntimeE
 
 def lives_of(supervisor: InProcessSupervisor) -> Lives:
     def make(gang: Gang) -> Service:
-        return make_service(gang, supervisor.group.config, lambda: None)
+        return make_service(gang, supervisor.group.config, lambda way: None)
 
     return Lives(supervisor, make)
 
@@ -42,6 +42,21 @@ def test_a_life_is_refunded_once() -> None:
     lives.refund([1, 0])
     assert supervisor.num_refunded == 2
     lives.refund([1, 2])
+    assert supervisor.num_refunded == 3
+
+
+def test_what_is_owed_is_refunded_once_the_gang_answers() -> None:
+    supervisor = InProcessSupervisor()
+    lives = lives_of(supervisor)
+    for _ in range(3):
+        lives.end(lives.present(), ERROR)
+    for number in (0, 1, 1):
+        lives.refund_if_answers(number)
+    assert supervisor.num_refunded == 0
+    lives.answered(lives.present())
+    assert supervisor.num_refunded == 2
+    for number in (1, 2):
+        lives.refund_if_answers(number)
     assert supervisor.num_refunded == 3
 
 

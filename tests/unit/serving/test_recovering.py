@@ -16,6 +16,7 @@ from raydsinfer.config import EchoFault, GenerationConfig, RecoveryConfig
 from raydsinfer.errors import RestartsExhaustedError, WorkerGroupError
 from raydsinfer.rows.request import Request
 from raydsinfer.serving.caller import Reply
+from raydsinfer.serving.failures import Way
 from raydsinfer.serving.recovering import RecoveringService
 from raydsinfer.serving.service import make_service
 from tests.gangs import InProcessSupervisor
@@ -233,14 +234,16 @@ def test_out_of_memory_makes_batches_smaller_and_keeps_them_so(batching: str, ra
     recovering = Recovering(batching=batching, max_batch_size=32, max_running=32, echo_fault=fault)
     texts = texts_with(40)
     assert recovering.ask(*texts) == texts
-    assert recovering.service._limit.most == 4
+    way: Way = "generate" if batching == "static" else "advance"
+    assert recovering.service._limits.most(way) == 4
     deaths = recovering.supervisor.num_restarts
     assert deaths == (0 if rank is None else 3)  # one rank alone: the others wait for it, and the gang is broken
-    num_failed = 3
+    assert recovering.supervisor.num_taken == 0
+    num_failed, num_probes = 3, 0 if rank is None else 1  # the cheapest row alone, after the first death
     assert recovering.ask(*texts) == texts
     assert recovering.supervisor.num_restarts == deaths
     if batching == "static":
-        assert recovering.supervisor.calls.count("generate") == num_failed + 10 + 10
+        assert recovering.supervisor.calls.count("generate") == num_failed + num_probes + 10 + 10
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
@@ -251,10 +254,45 @@ def test_one_row_too_large_for_the_memory_does_not_slow_down_all_others(batching
     found = recovering.ask(*texts)
     assert expected(texts, found, "<engine: ")
     assert "memory for 0 rows" in found[7]
-    assert recovering.service._limit.most is None
+    assert recovering.service._limits.seen() == {"advance": None, "generate": None}
     assert recovering.supervisor.num_restarts == 0
     # 16, 8, 4, 2, 1 rows; it alone, the witness; and the others, but not one by one.
     assert len(recovering.supervisor.calls) <= 12
+
+
+@pytest.mark.parametrize("killers", [(0, 255), (7, 200)])
+@pytest.mark.parametrize("has_answered", [False, True])
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_a_row_too_large_for_one_rank_alone_uses_up_no_restarts(
+    batching: str, has_answered: bool, killers: tuple[int, int]
+) -> None:
+    fault = EchoFault(rank=1, action="oom", prompt_contains="poison")
+    recovering = Recovering(batching=batching, max_batch_size=256, max_running=256, echo_fault=fault)
+    if has_answered:
+        assert recovering.ask("fine") == ["fine"]
+    texts = texts_with(256, *killers)
+    found = recovering.ask(*texts)
+    assert expected(texts, found, "<engine: ")
+    assert recovering.supervisor.num_restarts > 8  # more than count
+    assert recovering.supervisor.num_taken == 0
+    assert recovering.service._limits.seen() == {"advance": None, "generate": None}
+
+
+def test_a_gang_without_memory_for_anything_gets_no_refunds() -> None:
+    recovering = Recovering(batching="continuous", max_running=256, echo_fault=EchoFault(rank=1, action="oom"))
+    with pytest.raises(RestartsExhaustedError):
+        recovering.ask(*texts_with(256))
+    assert (recovering.supervisor.num_restarts, recovering.supervisor.num_refunded) == (8, 0)
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_beams_out_of_memory_do_not_slow_down_the_running_batch(rank: int | None) -> None:
+    fault = EchoFault(rank=rank, action="oom", prompt_contains="poison", oom_rows=2)
+    recovering = Recovering(batching="continuous", max_batch_size=32, max_running=256, echo_fault=fault)
+    beams = texts_with(8, *range(8))
+    assert recovering.ask(*beams, num_beams=4) == beams
+    assert recovering.service._limits.seen() == {"advance": None, "generate": 8}  # two rows of four beams
+    assert recovering.supervisor.num_taken == 0
 
 
 def test_rows_with_errors_of_the_engine_are_answers() -> None:

@@ -83,7 +83,7 @@ def test_what_was_answered_before_a_failure_stays_answered(batching: str) -> Non
 
 def test_a_limit_of_rows_makes_smaller_calls() -> None:
     gang = InProcessGang(batching="static", max_batch_size=4)
-    found = answered(StaticService(gang, gang.config, lambda: 1), [request(index, "a") for index in range(3)])
+    found = answered(StaticService(gang, gang.config, lambda way: 1), [request(index, "a") for index in range(3)])
     assert (len(found), gang.calls) == (3, ["generate"] * 3)
 
 
