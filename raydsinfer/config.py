@@ -317,6 +317,7 @@ class RecoveryConfig(Settings):
         max_restarts: Restarts that a gang has within `restart_window_s`. Those that found out which row kills it do
             not count.
         max_job_restarts: Restarts that all gangs of a job have together within `restart_window_s`, counted likewise.
+            Those of a predictor's own process count, too.
         restart_window_s: Seconds after which a restart is forgiven: machines fail now and then, and a job that takes
             days goes on; one that does nothing but start again ends.
         restart_backoff_s: Seconds before a restart that follows a restart without any answer in between; doubled

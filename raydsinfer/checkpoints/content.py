@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raydsinfer.checkpoints.model_files import INDICES, named_in, wanted_files
 from raydsinfer.checkpoints.resharding.identity import identify
 from raydsinfer.checkpoints.sources.hub import HubModel
-from raydsinfer.checkpoints.sources.remote import Store
+from raydsinfer.checkpoints.sources.pins import OURS, Pin
+from raydsinfer.checkpoints.sources.remote import RemoteFile, Store
 
-# Files beside a model that say nothing of what it is: our own settings for it, and where it was resharded from.
-_OURS = {"raydsinfer.json", "raydsinfer_reshard.json"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -26,10 +25,13 @@ class ModelContent:
         kind: ``directory``, ``url`` or ``hub``.
         content: Of a directory a hash over its files (large ones by samples), of a URL one over its listing, of a
             model on the hub its name and commit.
+        revision: Given as ``revision`` to a fetch, brings this content or fails, whatever happens at the source; None
+            where nothing can be pinned.
     """
 
     kind: str
     content: str
+    revision: str | None = None
 
 
 def model_content(model: str, *, revision: str | None = None, hf_home: str | None = None) -> ModelContent:
@@ -37,7 +39,7 @@ def model_content(model: str, *, revision: str | None = None, hf_home: str | Non
 
     Args:
         model: Local directory, URL or hub name.
-        revision: Branch, tag or commit on the hub.
+        revision: Branch, tag or commit on the hub, or what an earlier `ModelContent` had.
         hf_home: Directory for fetched models; None means the hub library's own.
 
     Raises:
@@ -48,23 +50,29 @@ def model_content(model: str, *, revision: str | None = None, hf_home: str | Non
     if path.is_dir():
         return ModelContent(kind="directory", content=identify(path, _names(path)).content)
     if "://" in model:
-        return ModelContent(kind="url", content=_listing(Store(model)))
+        pin = Pin.read(revision) or _pin(Store(model).files())
+        return ModelContent(kind="url", content=pin.content, revision=pin.revision)
     if revision is not None and _COMMIT.fullmatch(revision):
-        return ModelContent(kind="hub", content=f"{model}@{revision}")
+        return ModelContent(kind="hub", content=f"{model}@{revision}", revision=revision)
     hub = HubModel(name=model, revision=revision, cache=Path(hf_home).expanduser() / "hub" if hf_home else None)
-    return ModelContent(kind="hub", content=f"{model}@{hub.commit()}")
+    commit = hub.commit()
+    # A hub that has no commits gives none that it could be asked for.
+    return ModelContent(
+        kind="hub", content=f"{model}@{commit}", revision=commit if _COMMIT.fullmatch(commit) else revision
+    )
 
 
 def _names(directory: Path) -> set[str]:
     there = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
     indices = there & {*INDICES, "config.json"}
     named = {name for index in indices for name in named_in(index, (directory / index).read_bytes())}
-    return ({*wanted_files(there), *named} & there) - _OURS
+    return ({*wanted_files(there), *named} & there) - OURS
 
 
-def _listing(store: Store) -> str:
-    files = (file for file in store.files() if file.name not in _OURS)
-    return _hash(f"{file.name}\0{file.num_bytes}\0{file.checksum or file.stamp}" for file in files)
+def _pin(files: Sequence[RemoteFile]) -> Pin:
+    counted = [file for file in files if file.name not in OURS]
+    content = _hash(f"{file.name}\0{file.num_bytes}\0{file.checksum or file.stamp}" for file in counted)
+    return Pin.of({file.name: file.stamp for file in counted}, content)
 
 
 def _hash(lines: Iterable[str]) -> str:

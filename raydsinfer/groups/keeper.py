@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raydsinfer.groups.budget import Budget
 from raydsinfer.groups.placement import GangRequest, placement_group_state, reserve
 from raydsinfer.groups.row_counts import RowCounts
+from raydsinfer.groups.verdicts import JobIsOver
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class GangKeeper:
         self._lock = threading.Lock()
         self._myself: ActorHandle[Any] | None = None
         self._between_jobs = False
-        self._restarts, self._rows = Budget(), RowCounts()
+        self._restarts, self._rows, self._counted_at = Budget(), RowCounts(), time.monotonic()
         threading.Thread(target=self._sweep, name="lease-sweep", daemon=True).start()
 
     def lease(self, token: str, request: GangRequest, ttl_s: float, myself: ActorHandle[Any]) -> PlacementGroup:
@@ -64,7 +65,7 @@ class GangKeeper:
         """
         with self._lock:
             if self._between_jobs:
-                raise RuntimeError("the job that wanted this gang is over")
+                raise JobIsOver
             group = reserve(request)
             self._held[token] = _Held(group, ttl_s, time.monotonic())
             self._myself = myself
@@ -87,7 +88,7 @@ class GangKeeper:
         """A job begins: leases are given out and counts are zero. So it is before the first job, too."""
         with self._lock:
             self._between_jobs = False
-            self._restarts, self._rows = Budget(), RowCounts()
+            self._restarts, self._rows, self._counted_at = Budget(), RowCounts(), time.monotonic()
 
     def end(self, grace_s: float = _GRACE_S) -> None:
         """The job is over: leases end, and there are no new ones before the next job.
@@ -138,7 +139,7 @@ class GangKeeper:
             self._restarts.refund(num_restarts)
 
     def count_rows(self, num_rows: int, num_errors: int, example: str = "") -> RowCounts:
-        """Count rows of a gang; see `RowCounts`.
+        """Count rows of a gang after each batch; see `RowCounts`.
 
         Args:
             num_rows: Rows that were answered or failed since the last call.
@@ -149,8 +150,13 @@ class GangKeeper:
             Those of the job so far.
         """
         with self._lock:
-            self._rows = self._rows.plus(num_rows, num_errors, example)
+            self._rows, self._counted_at = self._rows.plus(num_rows, num_errors, example), time.monotonic()
             return self._rows
+
+    def idle_s(self) -> float:
+        """Seconds since the job began or a gang last counted rows, were it none."""
+        with self._lock:
+            return time.monotonic() - self._counted_at
 
     def _sweep(self) -> None:
         while True:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from typing import Any
 
-import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
 
 from raydsinfer.config import RecoveryConfig
 from raydsinfer.errors import RestartsExhaustedError
 from raydsinfer.groups.budget import Budget
+from raydsinfer.groups.keeper_line import KeeperLine
 
-logger = logging.getLogger(__name__)
-
-_KEEPER_TIMEOUT_S = 60.0
 _LIMITS = ("max_restarts", "max_job_restarts", "restart_window_s")
 
 
@@ -35,7 +30,9 @@ class Restarts:
 
     def __init__(self, gang: str, recovery_config: RecoveryConfig, keeper: ActorHandle[Any] | None) -> None:
         self.num_restarts = 0
-        self._gang, self._config, self._keeper = gang, recovery_config, keeper
+        self._gang, self._config = gang, recovery_config
+        # Without it a gang's own budget still ends what fails for ever.
+        self._keeper = KeeperLine(keeper, gang)
         self._own, self._lock = Budget(), threading.Lock()
 
     @property
@@ -57,7 +54,7 @@ class Restarts:
             own, job, window_s = (getattr(self._config, name) for name in _LIMITS)
             if not self._own.take(own, window_s, time.monotonic()):
                 raise RestartsExhaustedError(gang=self._gang, limit=own, setting="max_restarts", history=history)
-            if self._ask_keeper("take_restart", job, window_s) is False:
+            if self._keeper.ask("take_restart", job, window_s) is False:
                 self._own.refund(1)
                 raise RestartsExhaustedError(gang=self._gang, limit=job, setting="max_job_restarts", history=history)
             self.num_restarts += 1
@@ -66,13 +63,4 @@ class Restarts:
         """Some did not count."""
         with self._lock:
             self._own.refund(num_restarts)
-            self._ask_keeper("refund_restarts", num_restarts)
-
-    def _ask_keeper(self, method: str, *args: Any) -> Any:
-        if self._keeper is None:
-            return None
-        try:
-            return ray.get(getattr(self._keeper, method).remote(*args), timeout=_KEEPER_TIMEOUT_S)
-        except RayError as error:  # its own budget still ends what fails for ever
-            logger.warning("%s: the keeper does not count restarts (%s)", self._gang, type(error).__name__)
-            return None
+            self._keeper.ask("refund_restarts", num_restarts)

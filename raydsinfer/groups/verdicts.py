@@ -7,13 +7,23 @@ from raydsinfer.errors import CheckpointError, ConfigurationError, RankDiedError
 _LONGEST_CAUSE = 200  # characters; a line of the history is for reading, the log has all
 
 
+class JobIsOver(RuntimeError):
+    """A keeper gives no lease: the job that wanted this gang is over."""
+
+    def __str__(self) -> str:
+        return "the job that wanted this gang is over"
+
+
 def can_only_repeat(error: WorkerGroupError) -> bool:
     """Whether a new start would fail in the same way: wrong settings, a wrong model, or no way to a place.
 
-    Whoever lost its placement group to the end of its job, or its keeper, gets no other.
+    Whoever lost its placement group to the end of its job, or its keeper, gets no other. A keeper that was slow, or
+    a placement group that went while the gang waited for it, is another matter.
     """
-    kinds = (ConfigurationError, CheckpointError)
-    return error.phase == "placement" or any(isinstance(cause, kinds) for cause in error.causes.values())
+    kinds: tuple[type[BaseException], ...] = (ConfigurationError, CheckpointError)
+    if error.phase == "placement":
+        kinds += (JobIsOver, RankDiedError)  # of this phase the only process is the keeper's
+    return any(isinstance(cause, kinds) for cause in error.causes.values())
 
 
 def is_same_failure(first: WorkerGroupError, second: WorkerGroupError) -> bool:

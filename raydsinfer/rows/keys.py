@@ -33,11 +33,13 @@ class RunIdentity:
         settings: Name → value: the model's content, and those engine settings that change texts. No secrets.
         model: The model's name, for people; not part of what is hashed, because a model may be moved.
         seed: Default seed of rows that are sampled.
+        revision: What the gangs have to be given as the model's revision to use this content; not hashed.
     """
 
     settings: Mapping[str, str | int | bool]
     model: str = ""
     seed: int | None = None
+    revision: str | None = None
 
     @property
     def digest(self) -> bytes:
@@ -62,10 +64,12 @@ def run_identity(spec: EngineSpec, *, use_gpu: bool | None = None) -> RunIdentit
     settings: dict[str, str | int | bool] = {name: getattr(config, name) for name in _SETTINGS}
     if config.dtype == "auto" and use_gpu is not None and config.engine != "echo":
         settings["dtype"] = "auto on GPU" if use_gpu else "float32"
+    revision = config.revision
     if config.engine != "echo":  # which has no model
         found = model_content(spec.model, revision=config.revision, hf_home=config.hf_home)
         settings |= {"model_kind": found.kind, "model_content": found.content}
-    return RunIdentity(settings=settings, model=without_secrets(spec.model), seed=config.seed)
+        revision = found.revision or revision
+    return RunIdentity(settings=settings, model=without_secrets(spec.model), seed=config.seed, revision=revision)
 
 
 def row_key(row: Row, generation: GenerationConfig, identity: RunIdentity, distinct: str = "") -> bytes:

@@ -19,6 +19,7 @@ from raydsinfer.groups.keeper import start_keeper
 from raydsinfer.groups.placement import gang_request, read_nodes
 from raydsinfer.rows.columns import InputColumns, check_columns, kept_names, output_schema
 from raydsinfer.rows.limits import must_be_static
+from raydsinfer.runs.parts import check_stored_names
 from raydsinfer.scoring.executions import watch_executions
 from raydsinfer.scoring.flow import Flow, plan_flow
 from raydsinfer.scoring.gang_scorer import GangScorer
@@ -79,7 +80,9 @@ def predict_on_gangs(
     num_rows = data.count() if isinstance(data, MaterializedDataset) else None
     if run is not None:
         use_gpu = bool(scaling_config.use_gpu)
-        plan = replace(plan, run=_begun(plan, run, checkpoint, generation, use_gpu, num_rows))
+        begun = _begun(plan, run, checkpoint, generation, use_gpu, num_rows)
+        # Gangs start again for days: all of them use the model that the keys name.
+        plan, checkpoint = replace(plan, run=begun), checkpoint.replaced(revision=begun.identity.revision)
     if num_rows == 0:
         return nothing
     kwargs = {**plan.predictor_kwargs, "scaling_config": scaling_config}
@@ -173,6 +176,8 @@ def _input_columns(kwargs: Mapping[str, Any]) -> InputColumns:
 
 def _kept_names(plan: ScoringPlan, generation: GenerationConfig, run: RunRequest | None) -> list[str]:
     kept = kept_names(plan.keep_columns, generation, report_attempts=plan.report_attempts or run is not None)
+    if run is not None:
+        check_stored_names(kept)
     if plan.report_attempts and run is not None and STORED_COLUMN in kept:
         raise InvalidSettingError(
             name="keep_columns",

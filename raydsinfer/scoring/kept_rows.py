@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ from raydsinfer.errors import UnsupportedError
 from raydsinfer.rows.answers import ATTEMPTS_COLUMN
 from raydsinfer.rows.columns import output_schema
 from raydsinfer.runs.index import Place
+from raydsinfer.scoring.busy_time import BusyTime
 from raydsinfer.scoring.division import Division, divide, merged, taken
 from raydsinfer.scoring.kept_run import STORED_COLUMN, KeptRun
 
@@ -29,6 +29,7 @@ class KeptRows:
 
     def __init__(self, run: KeptRun, keep_columns: Sequence[str], *, report_attempts: bool) -> None:
         self._run, self._keep_columns, self._report_attempts = run, keep_columns, report_attempts
+        self._busy = BusyTime()
         self._schema = output_schema(run.generation, report_attempts=True)
 
     def answer(
@@ -50,16 +51,20 @@ class KeptRows:
         """
         index, request, keys = self._run.index, self._run.request, self._run.keys(batch)
         division = divide(keys, index.find(keys), yield_stored=request.yield_stored)
-        stored = index.read(division.places) if division.places else None
+        # Kept columns come from the batch; stored ones may be of other types.
+        stored = index.read(division.places, self._schema.names) if division.places else None
         new = None
         if division.new:
-            began = time.monotonic()
-            new = compute(taken(batch, division.new))
-            seconds = time.monotonic() - began
+            with self._busy.batch():
+                new = compute(taken(batch, division.new))
             self._require_known(new)
             new_keys = [keys[position] for position in division.new]
             self._run.store.commit(
-                new_keys, new, seconds=seconds, num_restarts=restarts(), num_retried=index.num_failed(new_keys)
+                new_keys,
+                new,
+                seconds=self._busy.take(),
+                num_restarts=restarts(),
+                num_retried=index.num_failed(new_keys),
             )
         return self._finished(batch, division, merged(division, stored, new, self._schema)), new
 

@@ -211,6 +211,26 @@ def test_a_predictor_that_is_killed_loses_no_row(tmp_path: Path) -> None:
     assert (tmp_path / "killed").exists()
 
 
+class KilledByARow(DeepSpeedPredictor):
+    """One row ends its process, each time."""
+
+    def _predict_arrow(self, data: pa.Table, *args: Any, **kwargs: Any) -> pa.Table:
+        if 7 in data["id"].to_pylist():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._predict_arrow(data, *args, **kwargs)
+
+
+def test_a_predictor_that_a_row_kills_each_time_ends_the_job(caplog: pytest.LogCaptureFixture) -> None:
+    kwargs = {"recovery_config": RecoveryConfig(max_job_restarts=1)}
+    out = gangs(KilledByARow, kwargs=kwargs).predict(
+        prompts(12), keep_columns=["id"], batch_size=4, max_scoring_workers=1
+    )
+    error = failure_of(out, caplog)
+    assert isinstance(error, RestartsExhaustedError)
+    assert (error.setting, error.limit) == ("max_job_restarts", 1)
+    assert "a predictor's process died" in str(error)
+
+
 class CountsSteps(DeepSpeedPredictor):
     """Says how many steps its engine had made when a batch left."""
 

@@ -49,7 +49,7 @@ def prompts(numbers: range, bad: tuple[int, ...] = ()) -> ray.data.Dataset:
 
 
 def run(predictor: BatchPredictor, data: ray.data.Dataset, **kwargs: Any) -> list[dict[str, Any]]:
-    out = predictor.predict(data, keep_columns=["id"], batch_size=5, max_scoring_workers=1, **kwargs)
+    out = predictor.predict(data, **({"keep_columns": ["id"], "batch_size": 5, "max_scoring_workers": 1} | kwargs))
     return sorted(out.take_all(), key=lambda row: row["id"])
 
 
@@ -132,4 +132,11 @@ def test_mistakes_are_told_before_anything_starts(
     kwargs = {name: str(tmp_path / "run") if value == "RUN" else value for name, value in kwargs.items()}
     with pytest.raises(error, match=words):
         run(gangs(), prompts(range(3)), **kwargs)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_column_with_the_name_of_the_keys_is_told_before_anything_starts(tmp_path: Path) -> None:
+    data = ray.data.from_items([{"__row_key__": 1, "prompt": "row 1"}])
+    with pytest.raises(InvalidSettingError, match="__row_key__"):
+        run(gangs(), data, run_dir=tmp_path / "run", keep_columns=["__row_key__"])
     assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from raydsinfer.checkpoints.sizes import OnProgress
 from raydsinfer.checkpoints.sources.download import download, writing_to
 from raydsinfer.checkpoints.sources.hub import HubModel
 from raydsinfer.checkpoints.sources.local_copy import LocalCopy
+from raydsinfer.checkpoints.sources.pins import Pin
 from raydsinfer.checkpoints.sources.remote import RemoteFile, Store
 from raydsinfer.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
 
@@ -68,7 +69,7 @@ def fetch(
 
     Args:
         model: Local directory, URL that fsspec knows (``s3://…``, ``gs://…``, ``https://…``), or hub name.
-        revision: Branch, tag or commit on the hub.
+        revision: Branch, tag or commit on the hub; of a URL the listing that a run stays with, see `Pin`.
         hf_home: Directory for fetched models; None means the hub library's own.
         target: Directory to put the model into, new or empty; None means a cache, and that a local
             directory stays where it is.
@@ -90,7 +91,8 @@ def fetch(
     elif local is not None and target is not None:
         directory, num_bytes, num_fetched = _copied(local, target, weights, refresh, on_progress)
     elif "://" in model:
-        directory, num_bytes, num_fetched = _from_url(model, target, cache, weights, refresh, on_progress)
+        pin = Pin.read(revision) if target is None else None
+        directory, num_bytes, num_fetched = _from_url(model, target, cache, weights, refresh, on_progress, pin)
     else:
         hub_cache = Path(hf_home).expanduser() / "hub" if hf_home else None
         hub = HubModel(name=model, revision=revision, cache=hub_cache, weights=weights)
@@ -157,17 +159,39 @@ def _copied(local: Path, target: Path, weights: bool, refresh: bool, on_progress
 
 
 def _from_url(
-    url: str, target: Path | None, cache: Path, weights: bool, refresh: bool, on_progress: OnProgress | None
+    url: str,
+    target: Path | None,
+    cache: Path,
+    weights: bool,
+    refresh: bool,
+    on_progress: OnProgress | None,
+    pin: Pin | None = None,
 ) -> _Brought:
     # Users and passwords decide who may have a file, not what is in it; a query may decide that, too.
     source = _hash(re.sub(r"(\w://)[^/?]*@", r"\1", url.rstrip("/")))
     if target is None and not weights:
         whole = LocalCopy(directory=cache / source, source=source, weights=True)
-        if not refresh and whole.is_whole():
+        if not refresh and whole.is_whole() and _is_meant(whole, pin, weights):
             return whole.directory, whole.num_bytes(), 0
     name = source if weights else f"{source}-small"
     copy = LocalCopy(directory=target or cache / name, source=source, weights=weights)
-    return _bring(copy, _StoredModel(url, weights=weights), refresh, on_progress)
+    origin = _StoredModel(url, weights=weights, pin=pin)
+    if pin is None:
+        return _bring(copy, origin, refresh, on_progress)
+    # Another run may be loading what the usual copy holds: what differs from it gets a place of its own.
+    own = LocalCopy(directory=cache / f"{name}-{pin.name}", source=source, weights=weights)
+    if own.is_whole() and _is_meant(own, pin, weights):
+        return own.directory, own.num_bytes(), 0
+    if not copy.is_whole() or _is_meant(copy, pin, weights):
+        brought = _bring(copy, origin, refresh, on_progress)
+        if _is_meant(copy, pin, weights):  # else another process was first, and brought something else
+            return brought
+    return _bring(own, origin, refresh, on_progress)
+
+
+def _is_meant(copy: LocalCopy, pin: Pin | None, weights: bool) -> bool:
+    stamps = {name: stamp for name, (_, stamp) in copy.files().items()}
+    return pin is None or pin.fits(stamps, weights=weights)
 
 
 def _from_hub(
@@ -197,13 +221,16 @@ class _Origin(Protocol):
 class _StoredModel:
     """A model in a place that fsspec can read."""
 
-    def __init__(self, url: str, *, weights: bool) -> None:
-        self._url, self._weights = url, weights
+    def __init__(self, url: str, *, weights: bool, pin: Pin | None = None) -> None:
+        self._url, self._weights, self._pin = url, weights, pin
         self._files: Sequence[RemoteFile] = ()
 
     def listing(self) -> dict[str, tuple[int, str]]:
         self._store = Store(self._url)
         self._files = self._store.files(weights=self._weights)
+        if self._pin is not None:
+            stamps = {file.name: file.stamp for file in self._files}
+            self._pin.require(stamps, self._store.shown, weights=self._weights)
         return {file.name: (file.num_bytes or 0, file.stamp) for file in self._files}
 
     def fill(self, directory: Path, on_progress: OnProgress | None) -> int:

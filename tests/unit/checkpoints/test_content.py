@@ -62,7 +62,8 @@ def test_behind_a_url_the_listing_counts() -> None:
 
 def test_a_commit_says_it_without_the_hub() -> None:
     commit = "0123456789abcdef" * 2 + "01234567"
-    assert model_content("owner/model", revision=commit) == ModelContent(kind="hub", content=f"owner/model@{commit}")
+    expected = ModelContent(kind="hub", content=f"owner/model@{commit}", revision=commit)
+    assert model_content("owner/model", revision=commit) == expected
 
 
 def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

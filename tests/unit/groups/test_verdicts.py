@@ -1,4 +1,5 @@
 import pytest
+from ray.exceptions import GetTimeoutError
 
 from raydsinfer.errors import (
     CorruptCheckpointError,
@@ -8,7 +9,7 @@ from raydsinfer.errors import (
     RankTimeoutError,
     WorkerGroupError,
 )
-from raydsinfer.groups.verdicts import can_only_repeat, in_short, is_same_failure
+from raydsinfer.groups.verdicts import JobIsOver, can_only_repeat, in_short, is_same_failure
 
 ENGINE = EngineError(doing="load", reason="no such symbol")
 DIED = RankDiedError(process="process 12 on node 10.0.0.1", reason="nobody asked it to")
@@ -28,7 +29,10 @@ def failure(*causes: BaseException, phase: str = "load") -> WorkerGroupError:
         (failure(STUCK), False),
         (failure(DIED, CorruptCheckpointError(path="/model", reason="cut off")), True),
         (failure(InvalidSettingError(name="max_tokens", value=1, expected="2")), True),
-        (failure(RuntimeError("the job that wanted this gang is over"), phase="placement"), True),
+        (failure(JobIsOver(), phase="placement"), True),
+        (failure(DIED, phase="placement"), True),  # the keeper
+        (failure(GetTimeoutError("the keeper was slow"), phase="placement"), False),
+        (failure(RuntimeError("its placement group was removed while it waited"), phase="placement"), False),
     ],
 )
 def test_wrong_settings_wrong_models_and_lost_leases_can_only_repeat(error, verdict):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,21 @@ def test_restarts_are_kept_with_the_rows(tmp_path: Path) -> None:
     run = kept_run(tmp_path)
     KeptRows(run, [], report_attempts=False).answer(BATCH, without_id, lambda: 3)
     assert run.store.status().num_restarts == 3
+
+
+def test_the_seconds_of_batches_that_overlap_count_once(tmp_path: Path) -> None:
+    run, both = kept_run(tmp_path), threading.Barrier(2)
+    rows = KeptRows(run, [], report_attempts=False)
+    began = time.monotonic()
+
+    def slow(batch: pa.Table) -> pa.Table:
+        both.wait(timeout=30)
+        time.sleep(0.3)
+        return without_id(batch)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda batch: rows.answer(batch, slow, lambda: 0), [BATCH.slice(0, 1), BATCH.slice(1, 1)]))
+    assert 0.3 <= run.store.status().num_seconds <= time.monotonic() - began
 
 
 def test_columns_that_stored_rows_would_lack_are_refused(tmp_path: Path) -> None:

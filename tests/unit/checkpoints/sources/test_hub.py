@@ -17,7 +17,10 @@ import pytest
 
 from raydsinfer.checkpoints.sources.fetch import fetch, local_directory
 from raydsinfer.checkpoints.sources.hub import HubModel
+from raydsinfer.config import EngineConfig
+from raydsinfer.engines.base import EngineSpec
 from raydsinfer.errors import CheckpointError, CheckpointNotFoundError
+from raydsinfer.rows.keys import run_identity
 
 FILES = {
     "config.json": b"{}",
@@ -184,6 +187,23 @@ def test_a_commit_is_known_from_the_hub_or_from_the_cache(
     assert model.commit() == hub.commit
     with pytest.raises(CheckpointNotFoundError, match="not in the hub cache"):
         HubModel(name="owner/other", cache=tmp_path / "hub").commit()
+
+
+def test_a_run_stays_with_the_commit_that_it_began_with(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = EngineSpec(model="owner/model", config=EngineConfig(hf_home=str(tmp_path)))
+    before = run_identity(spec)
+    assert before.revision == hub.commit
+    old = local_directory("owner/model", revision=before.revision, hf_home=str(tmp_path))
+    hub.files["model.safetensors"] = b"better weights"
+    pinned = EngineSpec(model=spec.model, config=spec.config.replaced({"revision": before.revision}))
+    assert (run_identity(pinned).digest, run_identity(pinned).revision) == (before.digest, before.revision)
+    assert run_identity(spec).digest != before.digest
+    assert local_directory("owner/model", revision=before.revision, hf_home=str(tmp_path)) == old
+    offline(monkeypatch)
+    assert local_directory("owner/model", revision=before.revision, hf_home=str(tmp_path)) == old
+    assert (old / "model.safetensors").read_bytes() == b"safe weights"
 
 
 def test_a_name_that_no_hub_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
