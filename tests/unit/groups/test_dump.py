@@ -33,8 +33,10 @@ def rank() -> Iterator[tuple[subprocess.Popen[str], int, int]]:
     with subprocess.Popen([sys.executable, "-c", RANK], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         descriptor, thread = map(int, process.stdout.readline().split())
-        time.sleep(0.2)  # into the call
         try:
+            deadline = time.monotonic() + 20
+            while "hold_the_lock" not in dump_of(process.pid, descriptor)[0] and time.monotonic() < deadline:
+                time.sleep(0.05)
             yield process, descriptor, thread
         finally:
             process.kill()
