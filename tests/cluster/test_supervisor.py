@@ -179,7 +179,7 @@ def test_gangs_of_a_job_share_its_budget_and_refunds_fill_it_again(supervise):
     assert ray.get(keeper.count_rows.remote(10, 0)) == RowCounts(num_rows=74, num_errors=1, example="length: too long")
     ray.get(keeper.begin.remote())  # another job
     assert ray.get(keeper.count_rows.remote(1, 0)) == RowCounts(num_rows=1)
-    assert ray.get(keeper.take_restart.remote(1))
+    assert ray.get(keeper.take_restart.remote(1, 3600.0))
 
 
 def test_shutdown_ends_a_restart_that_waits(supervise):
