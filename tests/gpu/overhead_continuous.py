@@ -1,6 +1,7 @@
 """What do Ray and Ray Data cost continuous batching? BatchPredictor against the bare engine, in one run.
 
     python -m tests.gpu.overhead_continuous --shape llama-8b --copies 5
+    python -m tests.gpu.overhead_continuous --shape llama-8b --copies 5 --gangs 2    # and two gangs beside one
 
 Both ways answer the same rows in order of arrival: the `mixed` workload of `raydsinfer bench`, several times over,
 prefixes not shared. Both engines start cold. A row counts as out when all rows before it are out too. Figures are new
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -58,7 +60,9 @@ def in_order(done_s: Sequence[float]) -> list[float]:
     return out
 
 
-def through_ray_data(spec: EngineSpec, work: Sequence[BenchRequest], batch_size: int) -> dict[str, Any]:
+def through_ray_data(
+    spec: EngineSpec, work: Sequence[BenchRequest], batch_size: int, *, tp: int = 1, gangs: int = 1
+) -> dict[str, Any]:
     """Through BatchPredictor: when each row came out, seconds since the first batch of rows."""
     import ray.data
     from ray.train import ScalingConfig
@@ -77,14 +81,15 @@ def through_ray_data(spec: EngineSpec, work: Sequence[BenchRequest], batch_size:
     out = BatchPredictor.from_checkpoint(
         DeepSpeedCheckpoint.from_pretrained(spec.model, spec.config),
         DeepSpeedPredictor,
-        scaling_config=ScalingConfig(num_workers=1, use_gpu=on_gpu()),
+        scaling_config=ScalingConfig(num_workers=tp, use_gpu=on_gpu()),
         generation_column="generation",
     ).predict(
         ray.data.from_items(rows, override_num_blocks=-(-len(rows) // batch_size)),
         feature_columns=["prompt", "generation"],
         keep_columns=["id"],
         batch_size=batch_size,
-        max_scoring_workers=1,
+        min_scoring_workers=gangs,
+        max_scoring_workers=gangs,
     )
     out_s: list[float] = []
     ids: list[int] = []
@@ -103,9 +108,13 @@ def window(
     bare_s: Sequence[float], ray_s: Sequence[float], work: Sequence[BenchRequest], start: int
 ) -> dict[str, float]:
     """New tokens per second of the rows from `start` on, while they came out, on both ways."""
-    tokens = sum(request.new_tokens for request in work[start:])
-    bare_rate, ray_rate = (tokens / (out_s[-1] - out_s[start - 1]) for out_s in (bare_s, ray_s))
+    bare_rate, ray_rate = (rate(out_s, work, start) for out_s in (bare_s, ray_s))
     return {"bare": bare_rate, "ray": ray_rate, "ray_over_bare": ray_rate / bare_rate}
+
+
+def rate(out_s: Sequence[float], work: Sequence[BenchRequest], start: int) -> float:
+    """New tokens per second of the rows from `start` on, while they came out; no number if they all came at once."""
+    return sum(request.new_tokens for request in work[start:]) / ((out_s[-1] - out_s[start - 1]) or math.nan)
 
 
 def main() -> None:
@@ -114,6 +123,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=512, help="of one copy")
     parser.add_argument("--copies", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--tp", type=int, default=1)
+    parser.add_argument("--gangs", type=int, default=1, help="above 1: also so many gangs, with as many rows each")
     parser.add_argument("--model", type=Path, help="its directory; written if it is not there")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -124,18 +135,25 @@ def main() -> None:
     spec = EngineSpec(model=str(model), config=config)
     work = mixed(options.rows, vocab_size=shape(options.shape)["vocab_size"]).requests * options.copies
     device = "cuda" if on_gpu() else "cpu"
-    alone = run_ranks(1, bare, spec, work, timeout_s=600, device=device)
+    alone = run_ranks(options.tp, bare, spec, work, timeout_s=600, device=device)
     import ray
 
     paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
     ray.init(address="local", include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
-    streamed = through_ray_data(spec, work, options.batch_size)
+    streamed = through_ray_data(spec, work, options.batch_size, tp=options.tp)
     starts = [options.batch_size, *range(options.rows, len(work), options.rows)]
     summary = {
         "shape": options.shape,
         "rows": len(work),
         "from_row": {start: window(alone["out_s"], streamed["out_s"], work, start) for start in starts},
     }
+    if (gangs := options.gangs) > 1:
+        more = through_ray_data(spec, work * gangs, options.batch_size, tp=options.tp, gangs=gangs)
+        summary["gangs_over_one"] = {
+            start: rate(more["out_s"], work * gangs, start * gangs) / rate(streamed["out_s"], work, start)
+            for start in starts
+        }
+        streamed = {"one": streamed, "several": more}
     print(json.dumps(summary))
     if options.out:
         options.out.write_text(json.dumps({**summary, "bare_run": alone, "ray_run": streamed}))

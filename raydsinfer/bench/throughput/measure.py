@@ -53,11 +53,13 @@ def measure(context: RankContext, case: EngineCase) -> EngineResult:
     if case.config.batching == "continuous" and report.batching != "continuous":
         return dataclasses.replace(result, failure=f"the engine does not batch continuously: {report.note}")
     run = _runner(engine, report, case)
+    captures = report.batching == "continuous"
     result = dataclasses.replace(result, warm_up_s=_timed(run, case.warm_up)[0])
     done: dict[str, WorkloadResult] = {}
     for number, workload in enumerate(case.workloads):
         if workload.name not in problems:
-            done[workload.name] = _rounds(engine, run, workload, case.rounds, 1 + number * case.rounds, context.device)
+            shifts = range(1 + number * case.rounds, 1 + (number + 1) * case.rounds)
+            done[workload.name] = _rounds(engine, run, workload, shifts, context.device, captures=captures)
         result = dataclasses.replace(result, workloads=_results(case, problems, done))
         if context.world_rank == 0 and case.progress_path:
             Path(case.progress_path).write_bytes(pickle.dumps(result))
@@ -147,11 +149,16 @@ def _runner(engine: Any, report: LoadReport, case: EngineCase) -> Run:
     return lambda requests: run_static(engine, requests, case.config.max_batch_size)
 
 
-def _rounds(engine: Any, run: Run, workload: Workload, rounds: int, first_shift: int, device: str) -> WorkloadResult:
+def _rounds(
+    engine: Any, run: Run, workload: Workload, shifts: Sequence[int], device: str, *, captures: bool
+) -> WorkloadResult:
+    """A workload, once for each shift of its tokens; before, once untimed if steps are captured at their first use."""
     done = []
     try:
-        for number in range(rounds):
-            shifted = workload.shifted(first_shift + number)
+        if captures:
+            _timed(run, workload)
+        for shift in shifts:
+            shifted = workload.shifted(shift)
             before = statistics(engine)
             with BusyShare(device) as busy:
                 seconds, answers = _timed(run, shifted)
