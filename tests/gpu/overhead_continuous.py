@@ -1,7 +1,6 @@
 """What do Ray and Ray Data cost continuous batching? BatchPredictor against the bare engine, in one run.
 
     python -m tests.gpu.overhead_continuous --shape llama-8b --copies 5
-    python -m tests.gpu.overhead_continuous --shape llama-8b --copies 5 --gangs 2    # and two gangs beside one
 
 Both ways answer the same rows in order of arrival: the `mixed` workload of `raydsinfer bench`, several times over,
 prefixes not shared. Both engines start cold. A row counts as out when all rows before it are out too. Figures are new
@@ -61,9 +60,15 @@ def in_order(done_s: Sequence[float]) -> list[float]:
 
 
 def through_ray_data(
-    spec: EngineSpec, work: Sequence[BenchRequest], batch_size: int, *, tp: int = 1, gangs: int = 1
+    spec: EngineSpec,
+    work: Sequence[BenchRequest],
+    batch_size: int,
+    *,
+    tp: int = 1,
+    gangs: int = 1,
+    in_order: bool = True,
 ) -> dict[str, Any]:
-    """Through BatchPredictor: when each row came out, seconds since the first batch of rows."""
+    """Through BatchPredictor: when each row came out, seconds since the first batch of rows, and its new tokens."""
     import ray.data
     from ray.train import ScalingConfig
 
@@ -77,7 +82,7 @@ def through_ray_data(
         }
         for number, request in enumerate(work)
     ]
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    ray.data.DataContext.get_current().execution_options.preserve_order = in_order
     out = BatchPredictor.from_checkpoint(
         DeepSpeedCheckpoint.from_pretrained(spec.model, spec.config),
         DeepSpeedPredictor,
@@ -99,9 +104,9 @@ def through_ray_data(
         ids += batch["id"].tolist()
         tokens += batch["num_output_tokens"].tolist()
         out_s += [time.perf_counter()] * len(batch["id"])
-    assert ids == list(range(len(work)))
-    assert tokens == [request.new_tokens for request in work]
-    return {"out_s": [seconds - out_s[0] for seconds in out_s]}
+    assert (ids if in_order else sorted(ids)) == list(range(len(work)))
+    assert tokens == [work[number].new_tokens for number in ids]
+    return {"out_s": [seconds - out_s[0] for seconds in out_s], "tokens": tokens}
 
 
 def window(
@@ -124,7 +129,6 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--tp", type=int, default=1)
-    parser.add_argument("--gangs", type=int, default=1, help="above 1: also so many gangs, with as many rows each")
     parser.add_argument("--model", type=Path, help="its directory; written if it is not there")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -147,13 +151,6 @@ def main() -> None:
         "rows": len(work),
         "from_row": {start: window(alone["out_s"], streamed["out_s"], work, start) for start in starts},
     }
-    if (gangs := options.gangs) > 1:
-        more = through_ray_data(spec, work * gangs, options.batch_size, tp=options.tp, gangs=gangs)
-        summary["gangs_over_one"] = {
-            start: rate(more["out_s"], work * gangs, start * gangs) / rate(streamed["out_s"], work, start)
-            for start in starts
-        }
-        streamed = {"one": streamed, "several": more}
     print(json.dumps(summary))
     if options.out:
         options.out.write_text(json.dumps({**summary, "bare_run": alone, "ray_run": streamed}))

@@ -90,8 +90,11 @@ def test_a_rank_that_is_killed(cluster: Path, directory: Path, tp: int, request:
     assert set(struck["num_output_tokens"]) == {NEW_TOKENS}
 
 
-def test_an_illegal_memory_access(cluster: Path, directory: Path) -> None:
-    undisturbed, struck, num_restarts = answers_despite(directory, 1, lambda predictor: cluster.touch())
+@pytest.mark.parametrize("tp", [1, 2])
+def test_an_illegal_memory_access(cluster: Path, directory: Path, tp: int, request: pytest.FixtureRequest) -> None:
+    if tp == 2:
+        request.getfixturevalue("two_gpus")
+    undisturbed, struck, num_restarts = answers_despite(directory, tp, lambda predictor: cluster.touch())
     assert num_restarts == 1
     assert list(struck["error"]) == [""] * NUM_ROWS
     assert list(struck["output"]) == list(undisturbed["output"])
