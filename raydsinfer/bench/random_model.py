@@ -78,8 +78,13 @@ class _Drawn:
         values = []
         for name, size in shapes.items():
             value = torch.randn(size, generator=generator, device=device, dtype=torch.float16).mul_(0.02)
-            values.append((value + 1 if name.endswith("norm.weight") else value).cpu())
+            values.append((value + 1 if _scales(name) else value).cpu())
         return values
+
+
+def _scales(name: str) -> bool:
+    """Whether a parameter is the weight of a norm: LayerNorm and RMSNorm have about 1 there."""
+    return "norm.weight" in name or name.split(".")[-2:-1] in (["ln_1"], ["ln_2"], ["ln_f"])
 
 
 def _write(path: Path, state: dict[str, torch.Tensor]) -> None:

@@ -33,7 +33,7 @@ bench_app.command()(scheduler)
 def load(
     shape: Annotated[
         str,
-        typer.Option(help="Sizes of published models, by comma: opt-125m to opt-66b, llama-8b; or opt-tiny."),
+        typer.Option(help="Sizes of published models, by comma: those of bench throughput."),
     ] = "opt-125m",
     tp: Annotated[
         int, typer.Option(min=1, help="Ranks that share the model; each needs a GPU unless --device cpu.")

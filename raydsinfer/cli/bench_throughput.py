@@ -20,7 +20,8 @@ def throughput(
     shape: Annotated[
         str | None,
         typer.Option(
-            help="Sizes of a published model, with random weights: opt-125m to opt-66b, llama-8b; or opt-tiny."
+            help="Sizes of a published model, with random weights: opt-125m to opt-66b, llama-7b, llama-8b, gpt2-xl, "
+            "gpt-neo-2.7b, gpt-j-6b, pythia-6.9b, bloom-7b1; or opt-tiny."
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="A model's directory, URL or hub name, instead of a shape.")] = None,
