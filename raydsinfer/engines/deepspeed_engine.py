@@ -233,7 +233,7 @@ class DeepSpeedEngine:
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, **arguments: Any) -> torch.Tensor:
         if self._mode == "kernel_inject":
-            from raydsinfer.engines.deepspeed_injection import CountingCache
+            from raydsinfer.engines.deepspeed_kernels.injected_layer import CountingCache
 
             self._model.reset_cache()
             arguments["past_key_values"] = CountingCache()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from raydsinfer.config import EngineConfig
+from raydsinfer.engines import kernel_limits
 from raydsinfer.errors import InvalidSettingError, UnsupportedError
 
 Mode = Literal["kernel_inject", "autotp", "plain"]
@@ -16,18 +18,19 @@ class Family:
     """How far a model family goes.
 
     Args:
-        kernels: Whether there is an adapter for DeepSpeed's fused kernels.
+        kernels: There is an adapter for DeepSpeed's fused kernels; says of a configuration why they cannot
+            compute it, or nothing if they can. None if there is no adapter.
         autotp_problem: Why automatic tensor parallelism is refused; empty where it was checked token for
             token against transformers.
     """
 
-    kernels: bool = False
+    kernels: Callable[[Any], str] | None = None
     autotp_problem: str = ""
 
 
 # By `model_type` of config.json. A family that is not listed may run under AutoTP, unchecked.
 FAMILIES = {
-    "opt": Family(kernels=True),
+    "opt": Family(kernels=kernel_limits.opt),
     "gptj": Family(),
     "gpt_neox": Family(),
     "gpt_neo": Family(),
@@ -94,11 +97,11 @@ def _check_batching(config: EngineConfig) -> None:
 def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> None:
     family = model_config.model_type
     what, instead = f"kernel_inject=True for {family}", "Use kernel_inject=False (automatic tensor parallelism)."
-    if not FAMILIES.get(family, Family()).kernels:
+    limits = FAMILIES.get(family, Family()).kernels
+    if limits is None:
         names = ", ".join(name for name, known in FAMILIES.items() if known.kernels)
         raise UnsupportedError(what=what, why=f"adapters exist for: {names}", instead=instead)
-    if not model_config.do_layer_norm_before or model_config.word_embed_proj_dim != model_config.hidden_size:
-        why = "DeepSpeed's OPT kernels have neither post-norm layers nor embedding projections (opt-350m)"
+    if why := limits(model_config):
         raise UnsupportedError(what=what, why=why, instead=instead)
     if model_config.num_attention_heads % world_size:
         why = f"the kernels need {model_config.num_attention_heads} heads to divide by {world_size} ranks"
