@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,10 @@ def _require_known_slices(description: Description, own: set[str]) -> None:
 def _replaced(model: Any, config: EngineConfig, context: RankContext, dtype: torch.dtype, *, kernels: bool) -> Any:
     if kernels:
         adapters.make_ready(model)
-    replaced = deepspeed_setup.init_inference(
-        model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens
-    ).module
+    with adapters.replacing(model) if kernels else nullcontext():
+        replaced = deepspeed_setup.init_inference(
+            model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens
+        ).module
     if kernels:
         adapters.require_all_replaced(replaced)
     return replaced

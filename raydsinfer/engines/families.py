@@ -12,6 +12,9 @@ from raydsinfer.errors import InvalidSettingError, UnsupportedError
 
 Mode = Literal["kernel_inject", "autotp", "plain"]
 
+_MAX_KEYS = 8192  # the kernels' softmax holds 8 x 4 of them in each of 256 threads, and does not check
+_MAX_WIDTH = 8192  # elements of a rank's query, which 1024 threads move 8 at a time
+
 
 @dataclass(frozen=True)
 class Family:
@@ -34,11 +37,14 @@ FAMILIES = {
     "gptj": Family(),
     "gpt_neox": Family(),
     "gpt_neo": Family(),
-    "llama": Family(),
+    "llama": Family(kernels=kernel_limits.llama),
     "qwen2": Family(),
     "mistral": Family(),
     "gpt2": Family(autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"),
-    "bloom": Family(autotp_problem="DeepSpeed slices BLOOM's alibi wrongly with current transformers"),
+    "bloom": Family(
+        kernels=kernel_limits.bloom,
+        autotp_problem="DeepSpeed slices BLOOM's alibi wrongly with current transformers",
+    ),
 }
 
 
@@ -106,6 +112,14 @@ def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> 
     if model_config.num_attention_heads % world_size:
         why = f"the kernels need {model_config.num_attention_heads} heads to divide by {world_size} ranks"
         raise UnsupportedError(what=what, why=why, instead="Change num_workers, or use kernel_inject=False.")
+    if config.max_tokens > _MAX_KEYS:
+        why = f"the kernels' softmax holds {_MAX_KEYS} tokens a row at most"
+        raise UnsupportedError(what=f"{what} with max_tokens={config.max_tokens}", why=why, instead=instead)
+    if family != "bloom" and model_config.hidden_size > _MAX_WIDTH * world_size:
+        why = (
+            f"the kernels move {_MAX_WIDTH} of {model_config.hidden_size} elements of the hidden size on a rank at most"
+        )
+        raise UnsupportedError(what=what, why=why, instead="Use more ranks, or kernel_inject=False.")
     if not config.use_cache:
         why = "the kernels always keep the KV cache"
         raise UnsupportedError(what=f"{what} with use_cache=False", why=why, instead="Leave use_cache on.")
@@ -122,8 +136,11 @@ def check_autotp(model_config: Any, world_size: int) -> None:
     family = model_config.model_type
     problem = FAMILIES.get(family, Family()).autotp_problem
     if problem:
+        kernels = "" if FAMILIES[family].kernels is None else "kernel_inject=True, or "
         raise UnsupportedError(
-            what=f"{family} on {world_size} ranks", why=problem, instead="Use num_workers=1, or another model."
+            what=f"{family} on {world_size} ranks",
+            why=problem,
+            instead=f"Use {kernels}num_workers=1, or another model.",
         )
     heads = getattr(model_config, "num_key_value_heads", None) or getattr(model_config, "num_attention_heads", None)
     if heads is not None and world_size > heads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from deepspeed.model_implementations.transformers.ds_transformer import DeepSpeedTransformerInference
@@ -27,6 +28,10 @@ class Adapter:
             model_config: The model's `transformers` configuration.
         """
 
+    def replacing(self) -> AbstractContextManager[None]:
+        """Entered while DeepSpeed replaces the layers."""
+        return nullcontext()
+
     def after(self, layer: DeepSpeedTransformerInference, index: int, model_config: Any) -> None:
         """Tell a fused layer what DeepSpeed's policy did not.
 
@@ -34,6 +39,13 @@ class Adapter:
             layer: DeepSpeed's layer.
             index: Which of the model's layers it is, from 0.
             model_config: The model's `transformers` configuration.
+        """
+
+    def repair(self, layer: DeepSpeedTransformerInference) -> None:
+        """Put right the PyTorch versions of the ops of a fused layer that are wrong for this family; on a CPU only.
+
+        Args:
+            layer: DeepSpeed's layer.
         """
 
     def activation(self, model_config: Any) -> str:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
 
 from raydsinfer.engines import model as models
 from raydsinfer.engines.deepspeed_kernels.adapter import Adapter
+from raydsinfer.engines.deepspeed_kernels.bloom import Bloom
 from raydsinfer.engines.deepspeed_kernels.injected_layer import injected_layers
+from raydsinfer.engines.deepspeed_kernels.llama import Llama
 from raydsinfer.engines.deepspeed_kernels.opt import OPT
 from raydsinfer.errors import EngineError
 
 # By `model_type` of config.json; `families.FAMILIES` says the same without importing DeepSpeed.
-ADAPTERS: dict[str, Adapter] = {"opt": OPT()}
+ADAPTERS: dict[str, Adapter] = {
+    "bloom": Bloom(),
+    "llama": Llama(),
+    "opt": OPT(),
+}
 
 
 def make_ready(model: Any) -> None:
@@ -25,6 +32,11 @@ def make_ready(model: Any) -> None:
             # Memory that nobody writes to is not taken from the machine.
             layer.to_empty(device="cpu")
         adapter.before(layer, model.config)
+
+
+def replacing(model: Any) -> AbstractContextManager[None]:
+    """Entered while DeepSpeed replaces the layers of a transformers model."""
+    return ADAPTERS[model.config.model_type].replacing()
 
 
 def require_all_replaced(model: Any) -> None:
@@ -54,6 +66,8 @@ def adapt(model: nn.Module, model_config: Any, *, on_cpu: bool) -> None:
     layers = injected_layers(model)
     for index, (name, layer) in enumerate(layers):
         adapter.after(layer, index, model_config)
+        if on_cpu:
+            adapter.repair(layer)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, adapter.layer(layer, last=index == len(layers) - 1))
     if on_cpu:

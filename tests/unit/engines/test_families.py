@@ -10,6 +10,16 @@ from raydsinfer.engines.families import choose_mode
 from raydsinfer.errors import InvalidSettingError, UnsupportedError
 
 
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 1024,
+}
+
+
 def model(family: str, **fields: Any) -> Any:
     return AutoConfig.for_model(family, **{"num_attention_heads": 12, "hidden_size": 768, **fields})
 
@@ -30,11 +40,20 @@ def test_modes(settings: dict[str, Any], world_size: int, mode: str) -> None:
 @pytest.mark.parametrize(
     ("family", "fields", "settings", "world_size", "says"),
     [
-        ("llama", {}, {"kernel_inject": True}, 1, "kernel_inject=True for llama.*adapters exist for: opt"),
+        ("qwen2", {}, {"kernel_inject": True}, 1, "kernel_inject=True for qwen2.*adapters exist for: opt"),
         ("opt", {}, {"kernel_inject": True}, 5, "12 heads to divide by 5 ranks"),
         ("opt", {"do_layer_norm_before": False}, {"kernel_inject": True}, 1, "post-norm"),
         ("opt", {"word_embed_proj_dim": 512}, {"kernel_inject": True}, 1, "embedding projections"),
         ("opt", {}, {"kernel_inject": True, "use_cache": False}, 1, "always keep the KV cache"),
+        ("bloom", {}, {"kernel_inject": True, "max_tokens": 8193}, 1, "holds 8192 tokens"),
+        ("llama", {"hidden_size": 12288}, {"kernel_inject": True}, 1, "8192 of 12288"),
+        ("bloom", {"apply_residual_connection_post_layernorm": True}, {"kernel_inject": True}, 1, "residual"),
+        ("llama", {"attention_bias": True}, {"kernel_inject": True}, 1, "leave out the biases"),
+        ("llama", {"mlp_bias": True}, {"kernel_inject": True}, 1, "leave out the biases"),
+        ("llama", {"hidden_act": "gelu"}, {"kernel_inject": True}, 1, "SiLU only"),
+        ("llama", {"head_dim": 128}, {"kernel_inject": True}, 1, "heads of 64 .* have 128"),
+        ("llama", {"num_key_value_heads": 5}, {"kernel_inject": True}, 1, "cannot share 5"),
+        ("llama", {"rope_parameters": LLAMA3_ROPE}, {"kernel_inject": True}, 1, "rope_type 'llama3'"),
         ("gpt2", {}, {}, 2, "gpt2 on 2 ranks"),
         ("bloom", {}, {}, 2, "alibi"),
         ("llama", {"num_key_value_heads": 3}, {}, 4, "3 key-value heads"),
