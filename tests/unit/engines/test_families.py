@@ -9,7 +9,6 @@ from raydsinfer.config import EngineConfig
 from raydsinfer.engines.families import choose_mode
 from raydsinfer.errors import InvalidSettingError, UnsupportedError
 
-
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
