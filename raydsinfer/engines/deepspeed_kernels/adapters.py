@@ -8,12 +8,22 @@ from torch import nn
 
 from raydsinfer.engines import model as models
 from raydsinfer.engines.deepspeed_kernels.adapter import Adapter
+from raydsinfer.engines.deepspeed_kernels.gpt2 import GPT2
+from raydsinfer.engines.deepspeed_kernels.gpt_neo import GPTNeo
+from raydsinfer.engines.deepspeed_kernels.gpt_neox import GPTNeoX
+from raydsinfer.engines.deepspeed_kernels.gptj import GPTJ
 from raydsinfer.engines.deepspeed_kernels.injected_layer import injected_layers
 from raydsinfer.engines.deepspeed_kernels.opt import OPT
 from raydsinfer.errors import EngineError
 
 # By `model_type` of config.json; `families.FAMILIES` says the same without importing DeepSpeed.
-ADAPTERS: dict[str, Adapter] = {"opt": OPT()}
+ADAPTERS: dict[str, Adapter] = {
+    "opt": OPT(),
+    "gptj": GPTJ(),
+    "gpt_neox": GPTNeoX(),
+    "gpt_neo": GPTNeo(),
+    "gpt2": GPT2(),
+}
 
 
 def make_ready(model: Any) -> None:

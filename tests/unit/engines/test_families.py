@@ -30,7 +30,7 @@ def test_modes(settings: dict[str, Any], world_size: int, mode: str) -> None:
 @pytest.mark.parametrize(
     ("family", "fields", "settings", "world_size", "says"),
     [
-        ("llama", {}, {"kernel_inject": True}, 1, "kernel_inject=True for llama.*adapters exist for: opt"),
+        ("qwen2", {}, {"kernel_inject": True}, 1, "kernel_inject=True for qwen2.*adapters exist for: opt"),
         ("opt", {}, {"kernel_inject": True}, 5, "12 heads to divide by 5 ranks"),
         ("opt", {"do_layer_norm_before": False}, {"kernel_inject": True}, 1, "post-norm"),
         ("opt", {"word_embed_proj_dim": 512}, {"kernel_inject": True}, 1, "embedding projections"),
