@@ -34,13 +34,15 @@ class Family:
 # By `model_type` of config.json. A family that is not listed may run under AutoTP, unchecked.
 FAMILIES = {
     "opt": Family(kernels=kernel_limits.opt),
-    "gptj": Family(),
-    "gpt_neox": Family(),
-    "gpt_neo": Family(),
+    "gptj": Family(kernels=kernel_limits.gptj),
+    "gpt_neox": Family(kernels=kernel_limits.gpt_neox),
+    "gpt_neo": Family(kernels=kernel_limits.gpt_neo),
     "llama": Family(kernels=kernel_limits.llama),
     "qwen2": Family(),
     "mistral": Family(),
-    "gpt2": Family(autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"),
+    "gpt2": Family(
+        kernels=kernel_limits.gpt2, autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"
+    ),
     "bloom": Family(
         kernels=kernel_limits.bloom,
         autotp_problem="DeepSpeed slices BLOOM's alibi wrongly with current transformers",

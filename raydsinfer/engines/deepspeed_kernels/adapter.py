@@ -41,13 +41,6 @@ class Adapter:
             model_config: The model's `transformers` configuration.
         """
 
-    def repair(self, layer: DeepSpeedTransformerInference) -> None:
-        """Put right the PyTorch versions of the ops of a fused layer that are wrong for this family; on a CPU only.
-
-        Args:
-            layer: DeepSpeed's layer.
-        """
-
     def activation(self, model_config: Any) -> str:
         """transformers' name of the activation within the MLP, for the ops that run on a CPU."""
         name: str = getattr(model_config, "activation_function", None) or model_config.hidden_act

@@ -10,6 +10,10 @@ from torch import nn
 from raydsinfer.engines import model as models
 from raydsinfer.engines.deepspeed_kernels.adapter import Adapter
 from raydsinfer.engines.deepspeed_kernels.bloom import Bloom
+from raydsinfer.engines.deepspeed_kernels.gpt2 import GPT2
+from raydsinfer.engines.deepspeed_kernels.gpt_neo import GPTNeo
+from raydsinfer.engines.deepspeed_kernels.gpt_neox import GPTNeoX
+from raydsinfer.engines.deepspeed_kernels.gptj import GPTJ
 from raydsinfer.engines.deepspeed_kernels.injected_layer import injected_layers
 from raydsinfer.engines.deepspeed_kernels.llama import Llama
 from raydsinfer.engines.deepspeed_kernels.opt import OPT
@@ -17,9 +21,13 @@ from raydsinfer.errors import EngineError
 
 # By `model_type` of config.json; `families.FAMILIES` says the same without importing DeepSpeed.
 ADAPTERS: dict[str, Adapter] = {
-    "bloom": Bloom(),
-    "llama": Llama(),
     "opt": OPT(),
+    "gptj": GPTJ(),
+    "gpt_neox": GPTNeoX(),
+    "gpt_neo": GPTNeo(),
+    "gpt2": GPT2(),
+    "llama": Llama(),
+    "bloom": Bloom(),
 }
 
 
@@ -66,8 +74,6 @@ def adapt(model: nn.Module, model_config: Any, *, on_cpu: bool) -> None:
     layers = injected_layers(model)
     for index, (name, layer) in enumerate(layers):
         adapter.after(layer, index, model_config)
-        if on_cpu:
-            adapter.repair(layer)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, adapter.layer(layer, last=index == len(layers) - 1))
     if on_cpu:

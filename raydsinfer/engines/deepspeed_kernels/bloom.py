@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from deepspeed.accelerator import get_accelerator
-from deepspeed.model_implementations.transformers.ds_transformer import DeepSpeedTransformerInference
 from deepspeed.module_inject import containers
 from deepspeed.module_inject.containers import DS_BloomContainer
 from torch import nn
 
 from raydsinfer.engines.deepspeed_kernels.adapter import Adapter
-from raydsinfer.engines.deepspeed_kernels.cpu_attention import alibi_softmax
 from raydsinfer.engines.deepspeed_kernels.injected_layer import CountingCache, InjectedLayer
 from raydsinfer.errors import UnsupportedError
 
@@ -90,10 +88,6 @@ class Bloom(Adapter):
             yield
         finally:
             containers.DS_BloomContainer = DS_BloomContainer
-
-    def repair(self, layer: DeepSpeedTransformerInference) -> None:
-        """See `Adapter.repair`: DeepSpeed's PyTorch softmax takes the slopes of wrong heads and rows."""
-        layer.attention.softmax_func.softmax_func = alibi_softmax
 
     def activation(self, model_config: Any) -> str:
         """BLOOM's configuration names none; its own GELU is the tanh approximation, as is the kernels'."""
