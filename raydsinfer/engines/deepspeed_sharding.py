@@ -17,6 +17,7 @@ from raydsinfer.config import EngineConfig
 from raydsinfer.engines import deepspeed_setup
 from raydsinfer.engines import model as models
 from raydsinfer.engines.account import Account
+from raydsinfer.engines.alibi_mask import always_mask
 from raydsinfer.engines.base import RankContext
 from raydsinfer.engines.copying import Copier, reader_threads
 from raydsinfer.engines.deepspeed_fill import Filler, fill_autotp, fill_injected, ignorable_names
@@ -64,6 +65,8 @@ def sharded_model(
         models.restore_buffers(model, buffers, context.device)
     if kernels:
         adapters.adapt(model, model_config, on_cpu=context.device == "cpu")
+    elif model_config.model_type == "bloom":
+        always_mask(model)
     return model
 
 

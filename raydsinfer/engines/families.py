@@ -43,10 +43,7 @@ FAMILIES = {
     "gpt2": Family(
         kernels=kernel_limits.gpt2, autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"
     ),
-    "bloom": Family(
-        kernels=kernel_limits.bloom,
-        autotp_problem="DeepSpeed slices BLOOM's alibi wrongly with current transformers",
-    ),
+    "bloom": Family(kernels=kernel_limits.bloom),
 }
 
 

@@ -38,7 +38,6 @@ def test_modes(settings: dict[str, Any], world_size: int, mode: str) -> None:
         ("bloom", {}, {"kernel_inject": True, "max_tokens": 8193}, 1, "holds 8192 tokens"),
         ("gpt2", {"hidden_size": 12288, "num_attention_heads": 96}, {"kernel_inject": True}, 1, "8192 of 12288"),
         ("gpt2", {}, {}, 2, "gpt2 on 2 ranks"),
-        ("bloom", {}, {}, 2, "alibi"),
         ("llama", {"num_key_value_heads": 3}, {}, 4, "3 key-value heads"),
         ("opt", {}, {"ds_inference": False}, 2, "does not shard"),
         ("opt", {}, {"batching": "continuous", "kernel_inject": True}, 1, "a KV cache of their own"),
