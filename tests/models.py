@@ -27,8 +27,8 @@ _SIZES: dict[str, dict[str, Any]] = {
         "window_size": 16,
     },
     "llama": {
-        "hidden_size": 64,
-        "intermediate_size": 128,
+        "hidden_size": 128,  # DeepSpeed's kernels cannot rotate heads of less than 32
+        "intermediate_size": 256,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -36,10 +36,10 @@ _SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256},
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
 }
-_SIZES["qwen2"] = _SIZES["mistral"] = _SIZES["llama"]
+_SIZES["qwen2"] = _SIZES["mistral"] = {**_SIZES["llama"], "hidden_size": 64, "intermediate_size": 128}
 
 
-def tiny_model(family: str, *, scale: float = 4.0, **changes: Any) -> Any:
+def tiny_model(family: str, *, scale: float = 4.0, spread: float = 0.0, **changes: Any) -> Any:
     """A transformers model of `family` with random weights; see `write_tiny_model`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -58,11 +58,20 @@ def tiny_model(family: str, *, scale: float = 4.0, **changes: Any) -> Any:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(scale)
+            elif spread:
+                parameter.add_(torch.randn_like(parameter), alpha=spread)
     return model
 
 
 def write_tiny_model(
-    family: str, directory: Path, *, tokenizer: bool = True, safe: bool = True, scale: float = 4.0, **changes: Any
+    family: str,
+    directory: Path,
+    *,
+    tokenizer: bool = True,
+    safe: bool = True,
+    scale: float = 4.0,
+    spread: float = 0.0,
+    **changes: Any,
 ) -> Path:
     """Write a model of `family` with random weights, and a byte-level tokenizer; returns `directory`.
 
@@ -72,11 +81,12 @@ def write_tiny_model(
         tokenizer: Whether to write a tokenizer too.
         safe: Safetensors, or a pickled `.bin`.
         scale: Factor on matrices, so that greedy paths vary.
+        spread: Standard deviation of what is added to biases and norms, which are all 0 or 1 otherwise.
         changes: Fields of the model's configuration.
     """
     import torch
 
-    model = tiny_model(family, scale=scale, **changes)
+    model = tiny_model(family, scale=scale, spread=spread, **changes)
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     if not safe:

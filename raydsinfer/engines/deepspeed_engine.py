@@ -37,6 +37,7 @@ from raydsinfer.engines.generation import (
     special_tokens,
     stop_length,
 )
+from raydsinfer.engines.kernel_workspace import rows_to_reserve
 from raydsinfer.engines.meter import Meter
 from raydsinfer.engines.out_of_memory import memory_shortage
 from raydsinfer.engines.prepared import prepared_directory
@@ -192,7 +193,13 @@ class DeepSpeedEngine:
         """The kernels size their KV workspace at the first forward, for that batch: make it the largest."""
         if self._context.device != "cpu":
             torch.cuda.empty_cache()  # the kernels ask the driver for memory, not torch
-        ids = torch.full((self._config.max_batch_size, 2), self._pad_id, device=self._context.device)
+        rows = rows_to_reserve(
+            self._model.config,
+            rows=self._config.max_batch_size,
+            max_tokens=self._config.max_tokens,
+            tp_size=self._context.world_size,
+        )
+        ids = torch.full((rows, 2), self._pad_id, device=self._context.device)
         with _engine_errors("reserving the KV workspace", _MEMORY_HINT):
             self._forward(ids, torch.ones_like(ids), max_new_tokens=1, min_new_tokens=1, do_sample=False)
 
@@ -233,7 +240,7 @@ class DeepSpeedEngine:
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, **arguments: Any) -> torch.Tensor:
         if self._mode == "kernel_inject":
-            from raydsinfer.engines.deepspeed_injection import CountingCache
+            from raydsinfer.engines.deepspeed_kernels.injected_layer import CountingCache
 
             self._model.reset_cache()
             arguments["past_key_values"] = CountingCache()

@@ -83,6 +83,8 @@ def fill_injected(
         EngineError: DeepSpeed replaced no layer, or the fused ones are not made as expected.
     """
     layout = injected_layout(layers, filler.shapes, rank, world_size)
+    for _, layer in layers:
+        layout.drop_others(layer)
     paths = tuple(f"{path}." for path, _ in layers)
     parameters = dict(model.named_parameters())
     targets = {name: (p.data, WHOLE) for name, p in parameters.items() if not name.startswith(paths)}

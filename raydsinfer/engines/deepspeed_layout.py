@@ -1,11 +1,13 @@
-"""Where DeepSpeed's fused layers want the tensors of the layers that they replaced, asked from its own loader.
+"""Where DeepSpeed's fused layers want the tensors of the layers that they replaced, asked from its own code.
 
-Its loader joins and transposes a layer's tensors, through copies of all of them. Here it does so once, with a
-miniature that holds numbers; so there is one truth about the layout, and weights are read to where they stay.
+It joins, transposes, reorders and cuts a layer's tensors, through copies of all of them. Here it does so once,
+with a miniature that holds numbers; so there is one truth about the layout, and weights are read to where they
+stay.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +17,8 @@ from torch import nn
 
 from raydsinfer.checkpoints.tensors import Slice
 from raydsinfer.engines.deepspeed_setup import deepspeed_errors
-from raydsinfer.engines.deepspeed_slices import Shapes, even_slices
-from raydsinfer.engines.fused_layout import Joined, Shape, numbered, read_layout, shrunk
+from raydsinfer.engines.deepspeed_slices import Shapes
+from raydsinfer.engines.fused_layout import Joined, Shape, numbered, read_layout, shrunk, unit_of
 from raydsinfer.errors import EngineError
 
 
@@ -25,20 +27,31 @@ class InjectedLayout:
     """What a rank keeps of a decoder layer's tensors, and where its fused layer has them.
 
     Args:
-        slices: Tensor name, within the layer → what the rank keeps.
-        shapes: Tensor name → shape of that.
         joined: Parameter of the fused layer → what it is made of.
     """
 
-    slices: Mapping[str, Slice]
-    shapes: Mapping[str, Shape]
     joined: Mapping[str, Joined]
+
+    @property
+    def slices(self) -> dict[str, Slice]:
+        """Tensor name, within the layer → what the rank keeps."""
+        return {part.leaf: part.wanted for joined in self.joined.values() for part in joined.parts}
 
     def places(self, layer: nn.Module) -> dict[str, torch.Tensor]:
         """The view of a fused layer's parameters that each tensor fills."""
         parameters = dict(layer.named_parameters())
-        found = [joined.places(parameters[name], self.shapes) for name, joined in self.joined.items()]
+        found = [joined.places(parameters[name]) for name, joined in self.joined.items()]
         return {leaf: view for places in found for leaf, view in places.items()}
+
+    def drop_others(self, layer: nn.Module) -> None:
+        """Take away parameters of a fused layer that nothing fills: its family has no such bias or norm.
+
+        Args:
+            layer: The fused layer; DeepSpeed made it of meta tensors.
+        """
+        for name in {name for name, _ in layer.named_parameters()} - set(self.joined):
+            path, _, leaf = name.rpartition(".")
+            setattr(layer.get_submodule(path), leaf, None)
 
 
 def injected_layout(
@@ -53,7 +66,7 @@ def injected_layout(
         world_size: Number of ranks.
 
     Raises:
-        EngineError: There is none, or it is not one of whole tensors that follow each other.
+        EngineError: There is none, or it is not one of slices of whole tensors.
     """
     from deepspeed.module_inject import replace_module
 
@@ -61,37 +74,50 @@ def injected_layout(
     if container is None or not layers:
         raise EngineError(doing="filling injected layers", reason="DeepSpeed replaced no layer")
     path, layer = layers[0]
-    policy = container.policy
-    # Weights and biases of query-key-value and output, then of both halves of the MLP.
-    summed = (policy.attention()[2], policy.mlp()[2])
-    slices = even_slices(policy.client_module, summed, rank, world_size)
-    kept = {leaf: part.shape_of(shapes[f"{path}.{leaf}"]) for leaf, part in slices.items()}
+    whole = {leaf: shapes[f"{path}.{leaf}"] for leaf, _ in container.policy.client_module.named_parameters()}
     with deepspeed_errors(f"asking DeepSpeed how it fills {path}"):
-        joined = _asked(container, kept, {name: tuple(p.shape) for name, p in layer.named_parameters()})
-    return InjectedLayout(slices=slices, shapes=kept, joined=joined)
+        return InjectedLayout(joined=_asked(container, whole, layer, rank, world_size))
 
 
-def _asked(container: Any, kept: Mapping[str, Shape], fused: Mapping[str, Shape]) -> dict[str, Joined]:
+def _asked(
+    container: Any, whole: Mapping[str, Shape], layer: nn.Module, rank: int, world_size: int
+) -> dict[str, Joined]:
+    """What DeepSpeed's steps for layers that hold weights do with numbers."""
     from deepspeed.module_inject.auto_tp import ReplaceWithTensorSlicing
-    from deepspeed.module_inject.replace_module import GroupQuantizer
 
-    small, small_fused = shrunk(kept, fused)
-    tensors, miniature = numbered(small), _skeleton(small_fused)
-    # Given slices of the right size it does not slice again.
-    container.load_params(miniature, dict(tensors), GroupQuantizer(q_int8=False), ReplaceWithTensorSlicing(), "")
-    return read_layout(tensors, {name: p.data for name, p in miniature.named_parameters()})
+    cut = {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
+    unit = unit_of(container.hidden_size // container.num_attention_heads, whole, cut)
+    tensors = numbered(shrunk(whole, unit))
+    asked = copy.copy(container)
+    asked.policy = copy.copy(container.policy)
+    asked.policy.client_module = _with(container.policy.client_module, tensors)
+    asked.module = miniature = _skeleton(layer, unit)
+    slicing = ReplaceWithTensorSlicing(mp_size=world_size)
+    slicing.gpu_index = rank
+    asked.initialize_tensors()
+    asked.transpose()
+    asked.apply_tensor_parallelism(slicing)
+    asked.copy_data_to_new_module()
+    layout = read_layout(tensors, {name: p.data.cpu() for name, p in miniature.named_parameters()})
+    return {name: joined.scaled(unit) for name, joined in layout.items()}
 
 
-def _skeleton(shapes: Mapping[str, Shape]) -> nn.Module:
-    """Modules that hold parameters of these names and shapes, and nothing else; no value is one of `numbered`."""
+def _with(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A copy of a decoder layer that has these parameters."""
+    layer = copy.deepcopy(layer)
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        setattr(layer.get_submodule(path), leaf, nn.Parameter(tensor.clone(), requires_grad=False))
+    return layer
+
+
+def _skeleton(layer: nn.Module, unit: int) -> nn.Module:
+    """Modules that have the parameters of a fused layer and nothing else, smaller by `unit`; none has a number."""
     root = nn.Module()
-    for name, shape in shapes.items():
-        *path, leaf = name.split(".")
-        module = root
-        for child in path:
-            if child not in dict(module.named_children()):
-                module.add_module(child, nn.Module())
-            module = module.get_submodule(child)
-        values = torch.full(tuple(shape), -1.0, dtype=torch.float64)
-        module.register_parameter(leaf, nn.Parameter(values, requires_grad=False))
+    for name, parameter in layer._parameters.items():
+        sizes = None if parameter is None else [size // unit for size in parameter.shape]
+        values = None if sizes is None else nn.Parameter(torch.full(sizes, -1.0, dtype=torch.float64), False)
+        root.register_parameter(name, values)
+    for name, child in layer.named_children():
+        root.add_module(name, _skeleton(child, unit))
     return root

@@ -40,7 +40,7 @@ def prepare(context: RankContext, *, kernels: bool) -> None:
     if not kernels:
         return
     if on_cpu:
-        from raydsinfer.engines.deepspeed_cpu_kernels import use_pytorch_fallbacks
+        from raydsinfer.engines.deepspeed_kernels.cpu_ops import use_pytorch_fallbacks
 
         use_pytorch_fallbacks()
     else:

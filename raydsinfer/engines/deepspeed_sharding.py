@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.checkpoints.weights.description import Description
 from raydsinfer.checkpoints.weights.reader import TensorReader
 from raydsinfer.config import EngineConfig
-from raydsinfer.engines import deepspeed_injection as injection
 from raydsinfer.engines import deepspeed_setup
 from raydsinfer.engines import model as models
 from raydsinfer.engines.account import Account
+from raydsinfer.engines.alibi_mask import always_mask
 from raydsinfer.engines.base import RankContext
 from raydsinfer.engines.copying import Copier, reader_threads
-from raydsinfer.engines.deepspeed_cpu_kernels import fix_activations
 from raydsinfer.engines.deepspeed_fill import Filler, fill_autotp, fill_injected, ignorable_names
+from raydsinfer.engines.deepspeed_kernels import adapters
+from raydsinfer.engines.deepspeed_kernels.injected_layer import injected_layers
 from raydsinfer.engines.meter import Meter
-from raydsinfer.errors import EngineError, UnsupportedError
+from raydsinfer.errors import UnsupportedError
 
 
 def sharded_model(
@@ -63,7 +64,9 @@ def sharded_model(
         model = _replaced(model, config, context, dtype, kernels=kernels)
         models.restore_buffers(model, buffers, context.device)
     if kernels:
-        _adapt(model, context)
+        adapters.adapt(model, model_config, on_cpu=context.device == "cpu")
+    elif model_config.model_type == "bloom":
+        always_mask(model)
     return model
 
 
@@ -98,7 +101,7 @@ def _filled(
             reader=reader, account=account, shapes=shapes, copier=copier, begin=partial(meter.start, "weights")
         )
         if kernels:
-            fill_injected(model, injection.injected_layers(model), filler, rank, tp_size)
+            fill_injected(model, injected_layers(model), filler, rank, tp_size)
         else:
             fill_autotp(model, filler, rank)
         copier.finish()
@@ -122,13 +125,12 @@ def _require_known_slices(description: Description, own: set[str]) -> None:
 
 
 def _replaced(model: Any, config: EngineConfig, context: RankContext, dtype: torch.dtype, *, kernels: bool) -> Any:
-    return deepspeed_setup.init_inference(
-        model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens
-    ).module
-
-
-def _adapt(model: Any, context: RankContext) -> None:
-    if injection.adapt(model) != model.config.num_hidden_layers:
-        raise EngineError(doing="kernel injection", reason="DeepSpeed did not replace every decoder layer")
-    if context.device == "cpu":
-        fix_activations(model)
+    if kernels:
+        adapters.make_ready(model)
+    with adapters.replacing(model) if kernels else nullcontext():
+        replaced = deepspeed_setup.init_inference(
+            model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens
+        ).module
+    if kernels:
+        adapters.require_all_replaced(replaced)
+    return replaced

@@ -84,29 +84,3 @@ def _unsupported(what: str, why: str) -> UnsupportedError:
         why=why,
         instead="Use use_meta_tensor=False, and the model as it is instead of a resharded one.",
     )
-
-
-def even_slices(layer: nn.Module, summed: Sequence[torch.Tensor], rank: int, world_size: int) -> dict[str, Slice]:
-    """What a rank keeps of a transformers decoder layer that DeepSpeed replaces by a fused one.
-
-    The kernels slice evenly: linear layers by rows, those whose outputs are summed by columns.
-
-    Args:
-        layer: The layer before it was replaced; may be on the meta device.
-        summed: Weights of the linear layers whose outputs are summed over the ranks.
-        rank: World rank.
-        world_size: Number of ranks.
-    """
-    slices = {name: WHOLE for name, _ in layer.named_parameters()}
-    if world_size == 1:
-        return slices
-    for path, module in layer.named_modules():
-        if not isinstance(module, nn.Linear):
-            continue
-        by_row = not any(module.weight is weight for weight in summed)
-        size = module.weight.shape[0 if by_row else 1] // world_size
-        part = Slice(0 if by_row else 1, ((rank * size, (rank + 1) * size),))
-        slices[f"{path}.weight"] = part
-        if by_row and module.bias is not None:
-            slices[f"{path}.bias"] = part
-    return slices

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from raydsinfer.config import EngineConfig
+from raydsinfer.engines import kernel_limits
 from raydsinfer.errors import InvalidSettingError, UnsupportedError
 
 Mode = Literal["kernel_inject", "autotp", "plain"]
+
+_MAX_KEYS = 8192  # the kernels' softmax holds 8 x 4 of them in each of 256 threads, and does not check
+_MAX_WIDTH = 8192  # elements of a rank's query, which 1024 threads move 8 at a time
 
 
 @dataclass(frozen=True)
@@ -16,26 +21,29 @@ class Family:
     """How far a model family goes.
 
     Args:
-        kernels: Whether there is an adapter for DeepSpeed's fused kernels.
+        kernels: There is an adapter for DeepSpeed's fused kernels; says of a configuration why they cannot
+            compute it, or nothing if they can. None if there is no adapter.
         autotp_problem: Why automatic tensor parallelism is refused; empty where it was checked token for
             token against transformers.
     """
 
-    kernels: bool = False
+    kernels: Callable[[Any], str] | None = None
     autotp_problem: str = ""
 
 
 # By `model_type` of config.json. A family that is not listed may run under AutoTP, unchecked.
 FAMILIES = {
-    "opt": Family(kernels=True),
-    "gptj": Family(),
-    "gpt_neox": Family(),
-    "gpt_neo": Family(),
-    "llama": Family(),
+    "opt": Family(kernels=kernel_limits.opt),
+    "gptj": Family(kernels=kernel_limits.gptj),
+    "gpt_neox": Family(kernels=kernel_limits.gpt_neox),
+    "gpt_neo": Family(kernels=kernel_limits.gpt_neo),
+    "llama": Family(kernels=kernel_limits.llama),
     "qwen2": Family(),
     "mistral": Family(),
-    "gpt2": Family(autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"),
-    "bloom": Family(autotp_problem="DeepSpeed slices BLOOM's alibi wrongly with current transformers"),
+    "gpt2": Family(
+        kernels=kernel_limits.gpt2, autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"
+    ),
+    "bloom": Family(kernels=kernel_limits.bloom),
 }
 
 
@@ -94,15 +102,23 @@ def _check_batching(config: EngineConfig) -> None:
 def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> None:
     family = model_config.model_type
     what, instead = f"kernel_inject=True for {family}", "Use kernel_inject=False (automatic tensor parallelism)."
-    if not FAMILIES.get(family, Family()).kernels:
+    limits = FAMILIES.get(family, Family()).kernels
+    if limits is None:
         names = ", ".join(name for name, known in FAMILIES.items() if known.kernels)
         raise UnsupportedError(what=what, why=f"adapters exist for: {names}", instead=instead)
-    if not model_config.do_layer_norm_before or model_config.word_embed_proj_dim != model_config.hidden_size:
-        why = "DeepSpeed's OPT kernels have neither post-norm layers nor embedding projections (opt-350m)"
+    if why := limits(model_config):
         raise UnsupportedError(what=what, why=why, instead=instead)
     if model_config.num_attention_heads % world_size:
         why = f"the kernels need {model_config.num_attention_heads} heads to divide by {world_size} ranks"
         raise UnsupportedError(what=what, why=why, instead="Change num_workers, or use kernel_inject=False.")
+    if config.max_tokens > _MAX_KEYS:
+        why = f"the kernels' softmax holds {_MAX_KEYS} tokens a row at most"
+        raise UnsupportedError(what=f"{what} with max_tokens={config.max_tokens}", why=why, instead=instead)
+    if family != "bloom" and model_config.hidden_size > _MAX_WIDTH * world_size:
+        why = (
+            f"the kernels move {_MAX_WIDTH} of {model_config.hidden_size} elements of the hidden size on a rank at most"
+        )
+        raise UnsupportedError(what=what, why=why, instead="Use more ranks, or kernel_inject=False.")
     if not config.use_cache:
         why = "the kernels always keep the KV cache"
         raise UnsupportedError(what=f"{what} with use_cache=False", why=why, instead="Leave use_cache on.")
@@ -119,8 +135,11 @@ def check_autotp(model_config: Any, world_size: int) -> None:
     family = model_config.model_type
     problem = FAMILIES.get(family, Family()).autotp_problem
     if problem:
+        kernels = "" if FAMILIES[family].kernels is None else "kernel_inject=True, or "
         raise UnsupportedError(
-            what=f"{family} on {world_size} ranks", why=problem, instead="Use num_workers=1, or another model."
+            what=f"{family} on {world_size} ranks",
+            why=problem,
+            instead=f"Use {kernels}num_workers=1, or another model.",
         )
     heads = getattr(model_config, "num_key_value_heads", None) or getattr(model_config, "num_attention_heads", None)
     if heads is not None and world_size > heads:

@@ -18,7 +18,7 @@ from tests.ranks import run_ranks
 
 NEW_TOKENS = 10
 LENGTHS = [12, 5, 9]
-AUTOTP_FAMILIES = ["opt", "gptj", "gpt_neox", "gpt_neo", "llama", "qwen2", "mistral"]
+AUTOTP_FAMILIES = ["opt", "gptj", "gpt_neox", "gpt_neo", "llama", "qwen2", "mistral", "bloom"]
 
 
 @dataclass

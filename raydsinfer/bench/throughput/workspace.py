@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raydsinfer.engines.kernel_workspace import rows_to_reserve
+
 _RESERVE_BYTES = 2 * 2**30  # what DeepSpeed leaves free (500 MiB), CUDA's own libraries, and the logits
 
 
@@ -43,7 +45,8 @@ def too_large(
     usable = max(0.0, free_bytes - _RESERVE_BYTES)
     problems = {}
     for name, tokens in rows.items():
-        needed = workspace_bytes(model_config, rows=batch_size, tokens=tokens, tp_size=tp_size, item_size=item_size)
+        reserved = rows_to_reserve(model_config, rows=batch_size, max_tokens=tokens, tp_size=tp_size)
+        needed = workspace_bytes(model_config, rows=reserved, tokens=tokens, tp_size=tp_size, item_size=item_size)
         if needed > usable:
             problems[name] = (
                 f"does not fit: {batch_size} rows of {tokens} tokens need {needed / 2**30:.1f} GiB of workspace, "

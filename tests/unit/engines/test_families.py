@@ -30,13 +30,14 @@ def test_modes(settings: dict[str, Any], world_size: int, mode: str) -> None:
 @pytest.mark.parametrize(
     ("family", "fields", "settings", "world_size", "says"),
     [
-        ("llama", {}, {"kernel_inject": True}, 1, "kernel_inject=True for llama.*adapters exist for: opt"),
+        ("qwen2", {}, {"kernel_inject": True}, 1, "kernel_inject=True for qwen2.*adapters exist for: opt"),
         ("opt", {}, {"kernel_inject": True}, 5, "12 heads to divide by 5 ranks"),
         ("opt", {"do_layer_norm_before": False}, {"kernel_inject": True}, 1, "post-norm"),
         ("opt", {"word_embed_proj_dim": 512}, {"kernel_inject": True}, 1, "embedding projections"),
         ("opt", {}, {"kernel_inject": True, "use_cache": False}, 1, "always keep the KV cache"),
+        ("bloom", {}, {"kernel_inject": True, "max_tokens": 8193}, 1, "holds 8192 tokens"),
+        ("gpt2", {"hidden_size": 12288, "num_attention_heads": 96}, {"kernel_inject": True}, 1, "8192 of 12288"),
         ("gpt2", {}, {}, 2, "gpt2 on 2 ranks"),
-        ("bloom", {}, {}, 2, "alibi"),
         ("llama", {"num_key_value_heads": 3}, {}, 4, "3 key-value heads"),
         ("opt", {}, {"ds_inference": False}, 2, "does not shard"),
         ("opt", {}, {"batching": "continuous", "kernel_inject": True}, 1, "a KV cache of their own"),

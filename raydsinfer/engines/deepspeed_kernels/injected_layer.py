@@ -1,7 +1,7 @@
 """Between DeepSpeed's injected layers and transformers 5.
 
 transformers 5 passes a tensor from layer to layer and keeps the KV cache itself; the injected
-layers return tuples and keep their own. The adapter translates, the cache here only counts.
+layers return tuples and keep their own. The layer here translates, the cache here only counts.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class CountingCache(DynamicCache):
 class InjectedLayer(nn.Module):
     """Gives one of DeepSpeed's fused layers the interface of a transformers decoder layer.
 
+    A family whose layer is called in another way has a subclass with that `forward`.
+
     Args:
         layer: DeepSpeed's layer.
         last: Whether it is the model's last, which advances the count of tokens.
@@ -49,16 +51,29 @@ class InjectedLayer(nn.Module):
         attention_mask: torch.Tensor | None = None,
         past_key_values: CountingCache | None = None,
         **_: Any,
-    ) -> torch.Tensor:
+    ) -> Any:
         """One layer. `hidden_states` is (batch, tokens, hidden), `attention_mask` (batch, 1, tokens, keys)."""
-        out = self.layer(hidden_states, attention_mask=_additive(attention_mask, hidden_states.dtype))
-        if self.last and past_key_values is not None:
-            past_key_values.num_tokens += hidden_states.shape[1]
+        return self.run(hidden_states, attention_mask, past_key_values)
+
+    def run(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None, cache: CountingCache | None, **arguments: Any
+    ) -> torch.Tensor:
+        """Call DeepSpeed's layer, and count its tokens if it is the last.
+
+        Args:
+            hidden_states: (batch, tokens, hidden).
+            mask: Boolean or additive, (batch, 1, tokens, keys).
+            cache: Counts the tokens.
+            arguments: More for DeepSpeed's layer.
+        """
+        out = self.layer(hidden_states, attention_mask=additive(mask, hidden_states.dtype), **arguments)
+        if self.last and cache is not None:
+            cache.num_tokens += hidden_states.shape[1]
         hidden: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return hidden
 
 
-def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+def additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     """The kernels add the mask to the scores and read it as one block of memory."""
     if mask is None:
         return None
@@ -70,12 +85,3 @@ def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | N
 def injected_layers(model: nn.Module) -> list[tuple[str, DeepSpeedTransformerInference]]:
     """Name and module of each layer that DeepSpeed replaced, first to last."""
     return [(name, m) for name, m in model.named_modules() if isinstance(m, DeepSpeedTransformerInference)]
-
-
-def adapt(model: nn.Module) -> int:
-    """Put the adapter round each injected layer; returns how many there are."""
-    layers = injected_layers(model)
-    for index, (name, layer) in enumerate(layers):
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, InjectedLayer(layer, last=index == len(layers) - 1))
-    return len(layers)
