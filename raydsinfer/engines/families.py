@@ -98,19 +98,28 @@ def _check_batching(config: EngineConfig) -> None:
 
 def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> None:
     family = model_config.model_type
-    what, instead = f"kernel_inject=True for {family}", "Use kernel_inject=False (automatic tensor parallelism)."
+    what, instead = f"kernel_inject=True for {family}", _without_kernels(family, world_size)
     limits = FAMILIES.get(family, Family()).kernels
     if limits is None:
         names = ", ".join(name for name, known in FAMILIES.items() if known.kernels)
         raise UnsupportedError(what=what, why=f"adapters exist for: {names}", instead=instead)
     if why := limits(model_config):
         raise UnsupportedError(what=what, why=why, instead=instead)
-    if model_config.num_attention_heads % world_size:
-        why = f"the kernels need {model_config.num_attention_heads} heads to divide by {world_size} ranks"
-        raise UnsupportedError(what=what, why=why, instead="Change num_workers, or use kernel_inject=False.")
+    heads = model_config.num_attention_heads
+    if heads % world_size:
+        why = f"the kernels need {heads} heads to divide by {world_size} ranks"
+        fitting = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise UnsupportedError(what=what, why=why, instead=f"{instead} Or one of these for num_workers: {fitting}.")
     if not config.use_cache:
         why = "the kernels always keep the KV cache"
         raise UnsupportedError(what=f"{what} with use_cache=False", why=why, instead="Leave use_cache on.")
+
+
+def _without_kernels(family: str, world_size: int) -> str:
+    """What to use instead of the kernels."""
+    if world_size > 1 and FAMILIES.get(family, Family()).autotp_problem:
+        return "Use kernel_inject=False and num_workers=1."
+    return "Use kernel_inject=False (automatic tensor parallelism)."
 
 
 def check_autotp(model_config: Any, world_size: int) -> None:

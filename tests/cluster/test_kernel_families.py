@@ -74,12 +74,14 @@ def test_gangs_one_after_the_other_share_nothing(tmp_path: Path, quick: GangConf
 
 
 @pytest.mark.slow
-def test_injected_layers_are_accounted_for(tmp_path: Path) -> None:
+def test_injected_layers_are_accounted_for_and_stay_alone_in_their_process(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     directory = write_tiny_model("opt", tmp_path / "opt")
     state = load_file(directory / "model.safetensors")
     del state["model.decoder.layers.1.fc1.bias"]
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
-    [text] = run_ranks(1, fail_to_load, [(str(directory), {"kernel_inject": True})])
-    assert "parameters never filled: model.decoder.layers.1.fc1.bias" in text
+    other = write_tiny_model("gpt2", tmp_path / "gpt2")
+    first, second = run_ranks(1, fail_to_load, [(str(path), {"kernel_inject": True}) for path in (directory, other)])
+    assert "parameters never filled: model.decoder.layers.1.fc1.bias" in first
+    assert "this process has held another model" in second
