@@ -22,10 +22,12 @@ class Family:
             compute it, or nothing if they can. None if there is no adapter.
         autotp_problem: Why automatic tensor parallelism is refused; empty where it was checked token for
             token against transformers.
+        continuous: Whether its attention can be led to the pages of continuous batching.
     """
 
     kernels: Callable[[Any], str] | None = None
     autotp_problem: str = ""
+    continuous: bool = True
 
 
 # By `model_type` of config.json. A family that is not listed may run under AutoTP, unchecked.
@@ -40,7 +42,9 @@ FAMILIES = {
     "gpt2": Family(
         kernels=kernel_limits.gpt2, autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"
     ),
-    "bloom": Family(autotp_problem="DeepSpeed slices BLOOM's alibi wrongly with current transformers"),
+    "bloom": Family(
+        autotp_problem="DeepSpeed slices BLOOM's alibi wrongly with current transformers", continuous=False
+    ),
 }
 
 

@@ -43,6 +43,12 @@ def batches() -> list[tuple[list[list[int]], dict[str, Any]]]:
     ]
 
 
+def test_each_family_that_is_said_to_have_kernels_has_an_adapter() -> None:
+    from raydsinfer.engines.deepspeed_kernels.adapters import ADAPTERS
+
+    assert set(ADAPTERS) == set(WITH_KERNELS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("family", WITH_KERNELS)
