@@ -1,7 +1,7 @@
 """Fills tables of the documentation from the code, so that they cannot grow stale.
 
-In a page, ``<!-- settings: EngineConfig -->`` becomes a table of that class's settings and
-``<!-- flags: generate -->`` a table of that command's flags.
+In a page, ``<!-- settings: EngineConfig -->`` becomes a table of that class's settings,
+``<!-- flags: generate -->`` a table of that command's flags, and ``<!-- families -->`` one of model families.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for each page."""
     markdown = re.sub(r"<!-- settings: (\w+) -->", lambda found: settings_table(found[1]), markdown)
-    return re.sub(r"<!-- flags: ([\w ]+) -->", lambda found: flags_table(found[1]), markdown)
+    markdown = re.sub(r"<!-- flags: ([\w ]+) -->", lambda found: flags_table(found[1]), markdown)
+    return re.sub(r"<!-- families -->", lambda _: families_table(), markdown)
 
 
 def settings_table(class_name: str) -> str:
@@ -53,6 +54,42 @@ def flags_table(command: str) -> str:
             names = f"`{parameter.metavar or parameter.name.upper()}`"
         rows.append((names, _plain(getattr(parameter, "help", "") or "")))
     return _table(("Argument or flag", "Meaning"), rows)
+
+
+def families_table() -> str:
+    """A row a family: which ways it can be run in, on how many ranks, in which dtypes."""
+    from raydsinfer.engines.families import FAMILIES
+
+    head = (
+        "Family",
+        "Kernel injection",
+        "AutoTP",
+        "Continuous batching",
+        "Without memory first",
+        "Ranks with kernels",
+        "Ranks with AutoTP",
+        "Uneven ranks",
+        "dtype",
+    )
+    rows = []
+    for name, family in FAMILIES.items():
+        sliced = not family.autotp_problem
+        limits = (inspect.getdoc(family.kernels) or "").partition(":")[2].strip().rstrip(".") if family.kernels else ""
+        rows.append(
+            (
+                f"`{name}`",
+                ("tested" + (f"; {limits}" if limits else "")) if family.kernels else "no",
+                "tested" if sliced else "on one rank",
+                "tested" if family.continuous else "no",
+                "yes",
+                "those that divide the heads" if family.kernels else "",
+                "up to its key-value heads" if sliced else "1",
+                "AutoTP" if sliced else "no",
+                "float16, bfloat16, float32",
+            )
+        )
+    rows.append(("others", "no", "may run, unchecked", "tried out at the start", "yes", "", "", "AutoTP", rows[0][-1]))
+    return _table(head, rows)
 
 
 def _argument_words(doc: str) -> dict[str, str]:

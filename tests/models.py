@@ -51,7 +51,7 @@ def tiny_model(family: str, *, scale: float = 4.0, spread: float = 0.0, **change
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    config = AutoConfig.for_model(family, **{**common, **_SIZES[family], **changes})
+    config = AutoConfig.for_model(family, **{**common, **_SIZES.get(family, {}), **changes})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():

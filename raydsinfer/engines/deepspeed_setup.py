@@ -9,9 +9,14 @@ import os
 from typing import Any
 
 from raydsinfer.engines.base import RankContext
-from raydsinfer.errors import EngineError
+from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError, summary_of
 
 logger = logging.getLogger(__name__)
+
+_MOST_LINES = 12  # of what a compiler wrote; the cause is at its end
+_MOST_CHARS = 300  # of a line: compilers repeat their arguments
+# How DeepSpeed's AutoTP says, in assertions, that it does not know a model.
+_UNKNOWN_TO_AUTOTP = ("AutoTP not supported for model", "Not able to determine model policy automatically")
 
 
 def choose_accelerator(context: RankContext) -> None:
@@ -30,6 +35,8 @@ def prepare(context: RankContext, *, kernels: bool) -> None:
         EngineError: DeepSpeed cannot start here, or its kernels cannot be built.
     """
     on_cpu = context.device == "cpu"
+    if kernels:
+        _require_fresh_process()
     with deepspeed_errors("starting DeepSpeed"):
         import deepspeed
 
@@ -47,9 +54,24 @@ def prepare(context: RankContext, *, kernels: bool) -> None:
         _build_kernels()
 
 
+def _require_fresh_process() -> None:
+    """The workspace, the layout and the counts of layers of a process's first model would be its second one's."""
+    from deepspeed.module_inject import replace_module
+
+    if replace_module.container_g is not None:
+        raise EngineError(
+            doing="kernel injection",
+            reason="this process has held another model, and DeepSpeed keeps that one's layout and workspace",
+            hint="Load each model in a process of its own, as gangs do.",
+        )
+
+
 def _build_kernels() -> None:
     """Compile the fused kernels, or load them; torch's lock lets one process of a node compile."""
-    hint = "It takes nvcc of torch's CUDA version, a C++ compiler and ninja on each node; or use kernel_inject=False."
+    hint = (
+        "It takes nvcc of torch's CUDA version, a C++ compiler and ninja on each node; "
+        "or use kernel_inject=False (automatic tensor parallelism)."
+    )
     with deepspeed_errors("building DeepSpeed's kernels", hint):
         from deepspeed.ops.op_builder import InferenceBuilder
 
@@ -67,6 +89,7 @@ def init_inference(model: Any, context: RankContext, *, dtype: Any, kernels: boo
         max_tokens: Prompt plus new tokens of the longest row.
 
     Raises:
+        UnsupportedError: DeepSpeed's AutoTP does not know the model.
         EngineError: DeepSpeed refused the model.
     """
     import deepspeed
@@ -76,7 +99,16 @@ def init_inference(model: Any, context: RankContext, *, dtype: Any, kernels: boo
         # The kernels shrink their KV workspace silently when memory is short; `min_out_tokens` makes them refuse.
         settings |= {"replace_with_kernel_inject": True, "max_out_tokens": max_tokens, "min_out_tokens": max_tokens}
     with deepspeed_errors("deepspeed.init_inference"):
-        return deepspeed.init_inference(model, **settings)
+        try:
+            return deepspeed.init_inference(model, **settings)
+        except AssertionError as error:
+            if not str(error).startswith(_UNKNOWN_TO_AUTOTP):
+                raise
+            raise UnsupportedError(
+                what=f"{model.config.model_type} on {context.world_size} ranks",
+                why=f"DeepSpeed's automatic tensor parallelism does not know which of its layers to slice ({error})",
+                instead="Use num_workers=1, or another model.",
+            ) from error
 
 
 @contextlib.contextmanager
@@ -86,11 +118,19 @@ def deepspeed_errors(doing: str, hint: str = "") -> Any:
     try:
         with contextlib.redirect_stdout(printed):
             yield
-    except EngineError:
+    except RaydsinferError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise EngineError(doing=doing, reason=reason, hint=hint) from error
+        raise EngineError(doing=doing, reason=reason_of(error), hint=hint) from error
     finally:
         if printed.getvalue().strip():
             logger.debug("%s: %s", doing, printed.getvalue().strip())
+
+
+def reason_of(error: BaseException) -> str:
+    """What another library raised, in few lines: all of them, or the first and, of a compiler's output, the last."""
+    lines = [line[:_MOST_CHARS] for line in str(error).strip().rstrip(".").splitlines()]
+    if len(lines) <= 1:
+        return summary_of(error).rstrip(".")
+    shown = lines[1:] if len(lines) <= _MOST_LINES + 1 else ["…", *lines[-_MOST_LINES:]]
+    return "\n  ".join([f"{type(error).__name__}: {lines[0]}", *shown])

@@ -25,10 +25,12 @@ class Family:
             compute it, or nothing if they can. None if there is no adapter.
         autotp_problem: Why automatic tensor parallelism is refused; empty where it was checked token for
             token against transformers.
+        continuous: Whether its attention can be led to the pages of continuous batching.
     """
 
     kernels: Callable[[Any], str] | None = None
     autotp_problem: str = ""
+    continuous: bool = True
 
 
 # By `model_type` of config.json. A family that is not listed may run under AutoTP, unchecked.
@@ -43,7 +45,7 @@ FAMILIES = {
     "gpt2": Family(
         kernels=kernel_limits.gpt2, autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"
     ),
-    "bloom": Family(kernels=kernel_limits.bloom),
+    "bloom": Family(kernels=kernel_limits.bloom, continuous=False),
 }
 
 
@@ -101,16 +103,18 @@ def _check_batching(config: EngineConfig) -> None:
 
 def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> None:
     family = model_config.model_type
-    what, instead = f"kernel_inject=True for {family}", "Use kernel_inject=False (automatic tensor parallelism)."
+    what, instead = f"kernel_inject=True for {family}", _without_kernels(family, world_size)
     limits = FAMILIES.get(family, Family()).kernels
     if limits is None:
         names = ", ".join(name for name, known in FAMILIES.items() if known.kernels)
         raise UnsupportedError(what=what, why=f"adapters exist for: {names}", instead=instead)
     if why := limits(model_config):
         raise UnsupportedError(what=what, why=why, instead=instead)
-    if model_config.num_attention_heads % world_size:
-        why = f"the kernels need {model_config.num_attention_heads} heads to divide by {world_size} ranks"
-        raise UnsupportedError(what=what, why=why, instead="Change num_workers, or use kernel_inject=False.")
+    heads = model_config.num_attention_heads
+    if heads % world_size:
+        why = f"the kernels need {heads} heads to divide by {world_size} ranks"
+        fitting = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise UnsupportedError(what=what, why=why, instead=f"{instead} Or one of these for num_workers: {fitting}.")
     if config.max_tokens > _MAX_KEYS:
         why = f"the kernels' softmax holds {_MAX_KEYS} tokens a row at most"
         raise UnsupportedError(what=f"{what} with max_tokens={config.max_tokens}", why=why, instead=instead)
@@ -122,6 +126,13 @@ def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> 
     if not config.use_cache:
         why = "the kernels always keep the KV cache"
         raise UnsupportedError(what=f"{what} with use_cache=False", why=why, instead="Leave use_cache on.")
+
+
+def _without_kernels(family: str, world_size: int) -> str:
+    """What to use instead of the kernels."""
+    if world_size > 1 and FAMILIES.get(family, Family()).autotp_problem:
+        return "Use kernel_inject=False and num_workers=1."
+    return "Use kernel_inject=False (automatic tensor parallelism)."
 
 
 def check_autotp(model_config: Any, world_size: int) -> None:

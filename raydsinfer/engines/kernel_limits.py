@@ -1,7 +1,7 @@
 """Which configurations of each family DeepSpeed's fused kernels cannot compute, and why; pure.
 
 A function a family: it takes the model's `transformers` configuration, and returns the reason, or an empty
-string if the kernels are right for it.
+string if the kernels are right for it. What its docstring says after a colon stands in the documentation's table.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 
 
 def opt(config: Any) -> str:
-    """OPT."""
+    """OPT: not opt-350m, which has post-norm layers and embedding projections."""
     if not config.do_layer_norm_before or config.word_embed_proj_dim != config.hidden_size:
         return "DeepSpeed's OPT kernels have neither post-norm layers nor embedding projections (opt-350m)"
     if not config.enable_bias or not config.layer_norm_elementwise_affine:
@@ -25,7 +25,7 @@ def opt(config: Any) -> str:
 
 
 def gpt2(config: Any) -> str:
-    """GPT-2."""
+    """GPT-2: no cross-attention."""
     if config.add_cross_attention:
         return "the kernels have no cross-attention"
     return _activation(config.activation_function) or _inner_size(config, config.n_inner) or head_size(config)
@@ -37,14 +37,14 @@ def gpt_neo(config: Any) -> str:
 
 
 def gptj(config: Any) -> str:
-    """GPT-J."""
+    """GPT-J: float32 on CPUs only."""
     if not config.rotary_dim or config.rotary_dim % 8:
         return f"the kernels rotate 8 elements at a time, and rotary_dim is {config.rotary_dim}"
     return _activation(config.activation_function) or _inner_size(config, config.n_inner) or head_size(config)
 
 
 def gpt_neox(config: Any) -> str:
-    """GPT-NeoX."""
+    """GPT-NeoX: heads of 32, 64, 128 or 256 elements, so neither GPT-NeoX-20B nor Pythia-2.8b."""
     if not config.attention_bias:
         return "DeepSpeed takes biases of the attention for granted"
     rope = config.rope_parameters

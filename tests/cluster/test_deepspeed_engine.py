@@ -1,71 +1,23 @@
 """The DeepSpeed engine with static batches on real process groups: its tokens are those of plain transformers.
 
-tests/cluster/test_continuous_engine.py is about continuous batching, and has the case of three ranks.
+tests/cluster/test_continuous_engine.py is about continuous batching, and has the case of three ranks;
+tests/cluster/test_kernel_families.py is about kernel injection.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raydsinfer.config import EngineConfig, GenerationConfig
-from raydsinfer.engines.base import Completion, EngineSpec, GenerateBatch, RankContext
+from raydsinfer.engines.base import Completion
+from tests.engine_cases import NEW_TOKENS, Case, answer, fail_to_load, tokens
 from tests.models import plain_greedy, prompts, write_tiny_model
 from tests.ranks import run_ranks
 
-NEW_TOKENS = 10
 LENGTHS = [12, 5, 9]
 AUTOTP_FAMILIES = ["opt", "gptj", "gpt_neox", "gpt_neo", "llama", "qwen2", "mistral", "bloom"]
-
-
-@dataclass
-class Case:
-    """One engine to load, and the batches to give it."""
-
-    model: str
-    config: dict[str, Any]
-    batches: list[tuple[list[list[int]], dict[str, Any]]]
-    answers: list[list[list[Completion]]] = field(default_factory=list)
-
-
-def answer(context: RankContext, cases: list[Case]) -> list[Case]:
-    """On each rank: load each case's engine and generate its batches."""
-    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
-
-    for case in cases:
-        defaults = {"max_tokens": 128, "max_batch_size": 4, "dtype": "float32", "batching": "static"}
-        config = EngineConfig(**{**defaults, **case.config})
-        engine = DeepSpeedEngine(EngineSpec(model=case.model, config=config), context)
-        engine.load()
-        for requests, settings in case.batches:
-            generation = GenerationConfig(**{"max_new_tokens": NEW_TOKENS, **settings})
-            seed = settings.get("seed", 0)
-            case.answers.append(engine.generate(GenerateBatch(prompts=requests, generation=generation, seed=seed)))
-        engine.close()
-    return cases
-
-
-def fail_to_load(context: RankContext, loads: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """What loading each of some models with some settings raises."""
-    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
-
-    texts = []
-    for model, settings in loads:
-        config = EngineConfig(max_tokens=128, **settings)
-        try:
-            DeepSpeedEngine(EngineSpec(model=model, config=config), context).load()
-        except Exception as error:
-            texts.append(f"{type(error).__name__}: {error}")
-        else:
-            texts.append("loaded")
-    return texts
-
-
-def tokens(answers: list[list[Completion]]) -> list[list[int]]:
-    return [list(row[0].token_ids) for row in answers]
 
 
 def greedy_case(directory: Path, **config: Any) -> Case:
@@ -92,19 +44,6 @@ def test_autotp_on_two_ranks_equals_transformers_for_every_family(tmp_path: Path
     assert len(done) == len(cases)
     for case in done:
         assert_greedy(case)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("world_size", "activation", "meta"),  # each two of them in each combination; a process of its own for each engine
-    [(1, "relu", True), (1, "gelu", False), (2, "relu", False), (2, "gelu", True)],
-)
-def test_kernel_injection_of_opt_equals_transformers(
-    tmp_path: Path, world_size: int, activation: str, meta: bool
-) -> None:
-    directory = write_tiny_model("opt", tmp_path / "opt", activation_function=activation)
-    [case] = run_ranks(world_size, answer, [greedy_case(directory, kernel_inject=True, use_meta_tensor=meta)])
-    assert_greedy(case)
 
 
 @pytest.mark.slow
@@ -187,15 +126,3 @@ def test_each_tensor_is_accounted_for(tmp_path: Path) -> None:
     ):
         assert text.startswith("WeightsMismatchError"), text
         assert expected in text
-
-
-@pytest.mark.slow
-def test_injected_layers_are_accounted_for(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    directory = write_tiny_model("opt", tmp_path / "opt")
-    state = load_file(directory / "model.safetensors")
-    del state["model.decoder.layers.1.fc1.bias"]
-    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
-    [text] = run_ranks(1, fail_to_load, [(str(directory), {"kernel_inject": True})])
-    assert "parameters never filled: model.decoder.layers.1.fc1.bias" in text

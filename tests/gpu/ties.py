@@ -7,9 +7,20 @@ from pathlib import Path
 import torch
 
 
-@torch.inference_mode()
 def count_ties(directory: Path, dtype: str, got: list[list[int]], requests: list[list[int]]) -> int:
     """Tokens that are not the plain model's most likely ones, all of which must tie with it.
+
+    Args:
+        directory: The model.
+        dtype: ``float16`` or ``bfloat16``.
+        got: New tokens of each request, generated with end-of-sequence tokens forbidden.
+        requests: Prompts.
+    """
+    return PlainModel(directory, dtype).count_ties(got, requests)
+
+
+class PlainModel:
+    """A model as transformers runs it on the first GPU, in 16 bits and in float32.
 
     Two logits tie if they are closer than the plain model's own rounding: each may be off by as much as the
     16-bit logits of that position are from float32's. The plain model reads each whole answer at once, so that
@@ -18,27 +29,31 @@ def count_ties(directory: Path, dtype: str, got: list[list[int]], requests: list
     Args:
         directory: The model.
         dtype: ``float16`` or ``bfloat16``.
-        got: New tokens of each request, generated with end-of-sequence tokens forbidden.
-        requests: Prompts.
     """
-    from transformers import AutoModelForCausalLM
 
-    models = [
-        AutoModelForCausalLM.from_pretrained(directory, dtype=kind).eval().to("cuda:0")
-        for kind in (getattr(torch, dtype), torch.float32)
-    ]
-    eos, ties = models[0].generation_config.eos_token_id, 0
-    for request, answer in zip(requests, got, strict=True):
-        token_ids = torch.tensor([request + answer], device="cuda:0")
-        logits, exact = (model(token_ids).logits[0, len(request) - 1 : -1].float() for model in models)
-        rounding = (logits - exact).abs().amax(dim=-1)
-        logits[:, eos] = -torch.inf  # `min_new_tokens` forbids it
-        best = logits.max(dim=-1)
-        for step, token in enumerate(answer):
-            if token != best.indices[step]:
-                ties += 1
-                gap, most = float(best.values[step] - logits[step, token]), 2 * float(rounding[step])
-                assert gap <= most, (
-                    f"step {step}: {token} is {gap:.4f} below {int(best.indices[step])}, over {most:.4f}"
-                )
-    return ties
+    def __init__(self, directory: Path, dtype: str) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self._models = [
+            AutoModelForCausalLM.from_pretrained(directory, dtype=kind).eval().to("cuda:0")
+            for kind in (getattr(torch, dtype), torch.float32)
+        ]
+
+    @torch.inference_mode()
+    def count_ties(self, got: list[list[int]], requests: list[list[int]]) -> int:
+        """See the function."""
+        eos, ties = self._models[0].generation_config.eos_token_id, 0
+        for request, answer in zip(requests, got, strict=True):
+            token_ids = torch.tensor([request + answer], device="cuda:0")
+            logits, exact = (model(token_ids).logits[0, len(request) - 1 : -1].float() for model in self._models)
+            rounding = (logits - exact).abs().amax(dim=-1)
+            logits[:, eos] = -torch.inf  # `min_new_tokens` forbids it
+            best = logits.max(dim=-1)
+            for step, token in enumerate(answer):
+                if token != best.indices[step]:
+                    ties += 1
+                    gap, most = float(best.values[step] - logits[step, token]), 2 * float(rounding[step])
+                    assert gap <= most, (
+                        f"step {step}: {token} is {gap:.4f} below {int(best.indices[step])}, over {most:.4f}"
+                    )
+        return ties

@@ -32,6 +32,8 @@ def test_modes(settings: dict[str, Any], world_size: int, mode: str) -> None:
     [
         ("qwen2", {}, {"kernel_inject": True}, 1, "kernel_inject=True for qwen2.*adapters exist for: opt"),
         ("opt", {}, {"kernel_inject": True}, 5, "12 heads to divide by 5 ranks"),
+        ("opt", {}, {"kernel_inject": True}, 5, r"automatic tensor parallelism.*num_workers: 1, 2, 3, 4, 6, 12\."),
+        ("gpt2", {}, {"kernel_inject": True}, 5, "Use kernel_inject=False and num_workers=1"),
         ("opt", {"do_layer_norm_before": False}, {"kernel_inject": True}, 1, "post-norm"),
         ("opt", {"word_embed_proj_dim": 512}, {"kernel_inject": True}, 1, "embedding projections"),
         ("opt", {}, {"kernel_inject": True, "use_cache": False}, 1, "always keep the KV cache"),

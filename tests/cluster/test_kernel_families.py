@@ -1,0 +1,93 @@
+"""Kernel injection on real process groups, on the PyTorch versions of the kernels, family by family.
+
+A process of its own for each engine: DeepSpeed keeps state in its modules.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.train import ScalingConfig
+
+from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
+from raydsinfer.engines.base import EngineSpec, GenerateBatch
+from raydsinfer.engines.families import FAMILIES
+from raydsinfer.groups.worker_group import WorkerGroup
+from tests.engine_cases import NEW_TOKENS, Case, answer, fail_to_load, tokens
+from tests.models import plain_greedy, prompts, write_tiny_model
+from tests.ranks import run_ranks
+
+MAX_TOKENS = 96
+# What a family's kernels have to get right beside its usual form.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "opt": {"activation_function": "gelu"},
+    "gpt2": {"scale_attn_by_inverse_layer_idx": True, "activation_function": "gelu"},
+    "gpt_neo": {"window_size": 5},
+    "gptj": {"rotary_dim": 16},
+    "gpt_neox": {"use_parallel_residual": False, "rotary_emb_base": 500, "hidden_act": "gelu_new"},
+}
+WITH_KERNELS = [name for name, family in FAMILIES.items() if family.kernels]
+
+
+def batches() -> list[tuple[list[list[int]], dict[str, Any]]]:
+    """Padded, single, the longest prompt that there can be, one of a single token, and long answers."""
+    padded, longest = prompts([12, 5, 9]), prompts([MAX_TOKENS - 1], seed=3)
+    return [
+        (padded, {}),
+        (padded[1:2], {}),
+        (longest, {"max_new_tokens": 1}),
+        (prompts([1], seed=4), {}),
+        (prompts([60, 1, 33], seed=5), {"max_new_tokens": MAX_TOKENS - 60}),
+    ]
+
+
+def test_each_family_that_is_said_to_have_kernels_has_an_adapter() -> None:
+    from raydsinfer.engines.deepspeed_kernels.adapters import ADAPTERS
+
+    assert set(ADAPTERS) == set(WITH_KERNELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("family", WITH_KERNELS)
+def test_greedy_tokens_equal_transformers(tmp_path: Path, family: str, world_size: int) -> None:
+    # On two ranks the usual form, filled by slices; on one the variant, given whole to DeepSpeed.
+    changes = VARIANTS.get(family, {}) if world_size == 1 else {}
+    model = write_tiny_model(family, tmp_path / family, **changes)
+    settings = {"kernel_inject": True, "use_meta_tensor": world_size == 2, "max_tokens": MAX_TOKENS}
+    [case] = run_ranks(world_size, answer, [Case(str(model), settings, batches())])
+    for (requests, generation), answers in zip(case.batches, case.answers, strict=True):
+        expected = plain_greedy(model, requests, generation.get("max_new_tokens", NEW_TOKENS))
+        assert tokens(answers) == expected, f"prompts of {[len(request) for request in requests]}"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_left")
+def test_gangs_one_after_the_other_share_nothing(tmp_path: Path, quick: GangConfig) -> None:
+    requests, pids = prompts([12, 5]), set()
+    # The first model's workspace, counts of layers and layout would fit none of the others.
+    for family, changes in (("opt", {}), ("gpt2", {"n_embd": 96}), ("opt", {"num_hidden_layers": 1})):
+        model = write_tiny_model(family, tmp_path / f"{family}{len(pids)}", **changes)
+        spec = EngineSpec(model=str(model), config=EngineConfig(max_tokens=64, kernel_inject=True))
+        one = ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1})
+        with WorkerGroup.create(spec, one, gang_config=quick) as group:
+            pids.add(group.ranks[0].pid)
+            call = GenerateBatch(prompts=requests, generation=GenerationConfig(max_new_tokens=NEW_TOKENS))
+            assert tokens(group.run("generate", call)) == plain_greedy(model, requests, NEW_TOKENS)
+    assert len(pids) == 3
+
+
+@pytest.mark.slow
+def test_injected_layers_are_accounted_for_and_stay_alone_in_their_process(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    directory = write_tiny_model("opt", tmp_path / "opt")
+    state = load_file(directory / "model.safetensors")
+    del state["model.decoder.layers.1.fc1.bias"]
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    other = write_tiny_model("gpt2", tmp_path / "gpt2")
+    first, second = run_ranks(1, fail_to_load, [(str(path), {"kernel_inject": True}) for path in (directory, other)])
+    assert "parameters never filled: model.decoder.layers.1.fc1.bias" in first
+    assert "this process has held another model" in second
