@@ -58,7 +58,7 @@ def flags_table(command: str) -> str:
 
 def families_table() -> str:
     """A row a family: which ways it can be run in, on how many ranks, in which dtypes."""
-    from raydsinfer.engines.families import FAMILIES
+    from raydsinfer.engines.families import FAMILIES, STATIC_ONLY
 
     head = (
         "Family",
@@ -80,7 +80,7 @@ def families_table() -> str:
                 f"`{name}`",
                 ("tested" + (f"; {limits}" if limits else "")) if family.kernels else "no",
                 "tested" if sliced else "on one rank",
-                "tested" if family.continuous else "no",
+                "no" if name in STATIC_ONLY else "tested",
                 "yes",
                 "those that divide the heads" if family.kernels else "",
                 "up to its key-value heads" if sliced else "1",

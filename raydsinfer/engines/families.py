@@ -25,12 +25,10 @@ class Family:
             compute it, or nothing if they can. None if there is no adapter.
         autotp_problem: Why automatic tensor parallelism is refused; empty where it was checked token for
             token against transformers.
-        continuous: Whether its attention can be led to the pages of continuous batching.
     """
 
     kernels: Callable[[Any], str] | None = None
     autotp_problem: str = ""
-    continuous: bool = True
 
 
 # By `model_type` of config.json. A family that is not listed may run under AutoTP, unchecked.
@@ -45,8 +43,11 @@ FAMILIES = {
     "gpt2": Family(
         kernels=kernel_limits.gpt2, autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"
     ),
-    "bloom": Family(kernels=kernel_limits.bloom, continuous=False),
+    "bloom": Family(kernels=kernel_limits.bloom),
 }
+
+STATIC_ONLY = frozenset({"bloom"})
+"""Families whose attention cannot be led to the pages of continuous batching: they add more than a mask to scores."""
 
 
 def choose_mode(config: EngineConfig, model_config: Any, world_size: int) -> Mode:

@@ -14,9 +14,10 @@ from ray.train import ScalingConfig
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
 from raydsinfer.engines.base import EngineSpec, GenerateBatch
 from raydsinfer.engines.families import FAMILIES
+from raydsinfer.errors import EngineError
 from raydsinfer.groups.worker_group import WorkerGroup
 from tests.engine_cases import NEW_TOKENS, Case, answer, fail_to_load, tokens
-from tests.models import plain_greedy, prompts, write_tiny_model
+from tests.models import plain_greedy, prompts, tiny_model, write_tiny_model
 from tests.ranks import run_ranks
 
 MAX_TOKENS = 96
@@ -47,6 +48,13 @@ def test_each_family_that_is_said_to_have_kernels_has_an_adapter() -> None:
     from raydsinfer.engines.deepspeed_kernels.adapters import ADAPTERS
 
     assert set(ADAPTERS) == set(WITH_KERNELS)
+
+
+def test_a_policy_that_matches_no_layer() -> None:
+    from raydsinfer.engines.deepspeed_kernels.adapters import require_all_replaced
+
+    with pytest.raises(EngineError, match=r"policy for opt matched 0 of 3 decoder layers.*kernel_inject=False"):
+        require_all_replaced(tiny_model("opt"))
 
 
 @pytest.mark.slow
