@@ -11,7 +11,6 @@ import torch
 
 from raydsinfer.checkpoints.sources.fetch import cache_directory
 from raydsinfer.checkpoints.weights.describe import describe
-from raydsinfer.checkpoints.weights.description import Description
 from raydsinfer.checkpoints.weights.reader import TensorReader
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines import deepspeed_injection as injection
@@ -22,8 +21,9 @@ from raydsinfer.engines.base import RankContext
 from raydsinfer.engines.copying import Copier, reader_threads
 from raydsinfer.engines.deepspeed_cpu_kernels import fix_activations
 from raydsinfer.engines.deepspeed_fill import Filler, fill_autotp, fill_injected, ignorable_names
+from raydsinfer.engines.deepspeed_presharded import filled_from_presharded, require_kernels
 from raydsinfer.engines.meter import Meter
-from raydsinfer.errors import EngineError, UnsupportedError
+from raydsinfer.errors import EngineError
 
 
 def sharded_model(
@@ -49,7 +49,7 @@ def sharded_model(
 
     Raises:
         CheckpointError: The weights are missing, unreadable, or do not fit the model.
-        UnsupportedError: DeepSpeed cut the weights, or transformers would convert them.
+        UnsupportedError: DeepSpeed wrote the weights for its kernels, or transformers would convert them.
         EngineError: DeepSpeed failed.
     """
     if kernels:
@@ -79,13 +79,17 @@ def _filled(
 ) -> Any:
     """A model that was built without memory, replaced by DeepSpeed, and then filled by slices."""
     description, scratch = describe(directory), cache_directory(config.hf_home) / "converted"
+    if description.form == "deepspeed":
+        require_kernels(description, kernels=kernels)
+        model = models.build_meta(model_config, dtype, trust_remote_code=config.trust_remote_code)
+        replace = partial(_replaced, config=config, context=context, dtype=dtype, kernels=True)
+        return filled_from_presharded(description, model, context, replace=replace, scratch=scratch, meter=meter)
     with ExitStack() as stack:
         # Before the model is built: its buffers are pinned meanwhile.
         copier = stack.enter_context(Copier(context.device, reader_threads(context.local_world_size), meter.add))
         rank, tp_size = context.world_rank, context.world_size
         reader = stack.enter_context(TensorReader(description, rank=rank, tp_size=tp_size, scratch=scratch))
         model = models.build_meta(model_config, dtype, trust_remote_code=config.trust_remote_code)
-        _require_known_slices(description, set(model.state_dict()))
         names = models.tensor_names(model, reader, str(directory))
         tied = models.tied_names(model)
         account = Account(str(directory), names, tied)
@@ -106,19 +110,6 @@ def _filled(
         account.close(ignorable_names(model, buffers))
     models.restore_buffers(model, buffers, context.device)
     return model
-
-
-def _require_known_slices(description: Description, own: set[str]) -> None:
-    if description.form != "deepspeed":
-        return
-    fused = [name for name in description.tensors if name not in own]
-    raise UnsupportedError(
-        what=f"loading {description.directory}",
-        why=f"DeepSpeed cut it for {description.tp_size} ranks, and only DeepSpeed knows which parts: "
-        f"{len(fused)} tensors are of its fused layers ({', '.join(fused[:3])}, ...), not of the model",
-        instead="Use the original weights, or cut those with "
-        f"raydsinfer reshard SRC DST --layout ranks --tp {description.tp_size}.",
-    )
 
 
 def _replaced(model: Any, config: EngineConfig, context: RankContext, dtype: torch.dtype, *, kernels: bool) -> Any:
