@@ -60,7 +60,7 @@ def sharded_model(
     else:
         model = models.load_whole(directory, model_config, dtype, trust_remote_code=config.trust_remote_code)
         buffers = models.copy_buffers(model)
-        model = _replaced(model, config, context, dtype, kernels=kernels)
+        model = replaced(model, config, context, dtype, kernels=kernels)
         models.restore_buffers(model, buffers, context.device)
     if kernels:
         _adapt(model, context)
@@ -82,7 +82,7 @@ def _filled(
     if description.form == "deepspeed":
         require_kernels(description, kernels=kernels)
         model = models.build_meta(model_config, dtype, trust_remote_code=config.trust_remote_code)
-        replace = partial(_replaced, config=config, context=context, dtype=dtype, kernels=True)
+        replace = partial(replaced, config=config, context=context, dtype=dtype, kernels=True)
         return filled_from_presharded(description, model, context, replace=replace, scratch=scratch, meter=meter)
     with ExitStack() as stack:
         # Before the model is built: its buffers are pinned meanwhile.
@@ -96,7 +96,7 @@ def _filled(
         shapes, buffers = models.parameter_shapes(model), models.copy_buffers(model)
         # Buffers that are computed are not stored; one that is stored may have been trained.
         buffers |= {name: reader.read(names[name]).clone() for name in models.stored_buffers(model) if name in names}
-        model = _replaced(model, config, context, dtype, kernels=kernels)
+        model = replaced(model, config, context, dtype, kernels=kernels)
         models.tie_again(model, tied)
         filler = Filler(
             reader=reader, account=account, shapes=shapes, copier=copier, begin=partial(meter.start, "weights")
@@ -112,7 +112,19 @@ def _filled(
     return model
 
 
-def _replaced(model: Any, config: EngineConfig, context: RankContext, dtype: torch.dtype, *, kernels: bool) -> Any:
+def replaced(model: Any, config: EngineConfig, context: RankContext, dtype: torch.dtype, *, kernels: bool) -> Any:
+    """A transformers model after DeepSpeed replaced its layers; not filled, if it is on meta.
+
+    Args:
+        model: The model.
+        config: Inference settings.
+        context: Where this rank stands; DeepSpeed is prepared.
+        dtype: Of weights and activations.
+        kernels: Whether to replace the layers by DeepSpeed's fused ones.
+
+    Raises:
+        EngineError: DeepSpeed failed.
+    """
     return deepspeed_setup.init_inference(
         model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens
     ).module

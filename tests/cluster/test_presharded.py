@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from raydsinfer.checkpoints.weights.describe import describe
+from raydsinfer.checkpoints.weights.reader import TensorReader
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.base import EngineSpec, GenerateBatch
 from raydsinfer.errors import RaydsinferError, UnsupportedError, WeightsMismatchError
@@ -46,11 +48,11 @@ def why_not(context: Any, model: Path, **settings: Any) -> RaydsinferError:
     return caught.value
 
 
-def answers(context: Any, model: Path) -> tuple[list[list[int]], bool]:
+def answers(context: Any, model: Path, **settings: Any) -> tuple[list[list[int]], bool]:
     """Greedy tokens, and whether as many bytes arrived as the model has."""
     from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
 
-    config = EngineConfig(kernel_inject=True, dtype="float32", max_tokens=64)
+    config = EngineConfig(kernel_inject=True, dtype="float32", max_tokens=64, **settings)
     engine = DeepSpeedEngine(EngineSpec(model=str(model), config=config), context)
     report = engine.load()
     batch = GenerateBatch(prompts=REQUESTS, generation=GenerationConfig(max_new_tokens=NEW_TOKENS))
@@ -62,6 +64,52 @@ def answers_and_refusals(context: Any, cut: Path, other: Path) -> tuple[Any, lis
     autotp = why_not(context, cut, kernel_inject=False)
     answered = answers(context, cut)
     return answered, [autotp, why_not(context, other)]
+
+
+def made_and_answers(context: Any, model: Path, target: Path) -> Any:
+    return answers(context, model, save_mp_checkpoint_path=str(target))
+
+
+def answers_of_deepspeed(context: Any, model: Path, index: Path) -> list[list[int]]:
+    """Greedy tokens of a model that DeepSpeed's own loader filled."""
+    from raydsinfer.engines import deepspeed_injection as injection
+    from raydsinfer.engines import deepspeed_setup
+    from raydsinfer.engines import model as models
+    from raydsinfer.engines.deepspeed_cpu_kernels import fix_activations
+
+    deepspeed_setup.choose_accelerator(context)
+    deepspeed_setup.prepare(context, kernels=True)
+    import deepspeed
+
+    torch.set_grad_enabled(False)
+    model_config = models.read_config(model)
+    model_config._attn_implementation = "eager"
+    with torch.device("meta"):
+        empty = models.build(model_config, torch.float32)
+    filled = deepspeed.init_inference(
+        empty,
+        dtype=torch.float32,
+        tensor_parallel={"tp_size": context.world_size},
+        replace_with_kernel_inject=True,
+        max_out_tokens=64,
+        checkpoint=str(index),
+    ).module
+    injection.adapt(filled)
+    fix_activations(filled)
+    found = []
+    for request in REQUESTS:
+        filled.reset_cache()
+        ids = torch.tensor([request])
+        arguments = {"attention_mask": torch.ones_like(ids), "past_key_values": injection.CountingCache()}
+        out = filled.generate(input_ids=ids, max_new_tokens=NEW_TOKENS, do_sample=False, **arguments)
+        found.append(out[0, len(request) :].tolist())
+    return found
+
+
+def of_rank(directory: Path, rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    description = describe(directory)
+    with TensorReader(description, rank=rank, tp_size=world_size) as reader:
+        return {name: reader.read(name).clone() for name in description.tensors}
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +149,18 @@ def test_a_gang_of_another_size_joins_or_cuts_it(directories: dict[str, Path], s
     tokens, all_arrived = run_ranks(world_size, answers, directories[stored])
     assert tokens == plain_greedy(directories["model"], REQUESTS, NEW_TOKENS)
     assert all_arrived
+
+
+@pytest.mark.slow
+def test_a_gang_writes_what_deepspeed_would_which_both_can_load(directories: dict[str, Path], tmp_path: Path) -> None:
+    model, target = directories["model"], tmp_path / "made"
+    tokens, all_arrived = run_ranks(2, made_and_answers, model, target)
+    expected = plain_greedy(model, REQUESTS, NEW_TOKENS)
+    assert tokens == expected
+    assert all_arrived
+    assert (target / "ds_inference_config.json").is_file()
+    for rank in range(2):
+        ours, theirs = of_rank(target, rank, 2), of_rank(directories["for 2"], rank, 2)
+        assert ours.keys() == theirs.keys()
+        assert [name for name, tensor in ours.items() if not torch.equal(tensor, theirs[name])] == []
+    assert run_ranks(2, answers_of_deepspeed, model, target / "ds_inference_config.json") == expected

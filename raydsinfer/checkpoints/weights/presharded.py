@@ -16,6 +16,41 @@ PRESHARDED_INDEX = "ds_inference_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreshardedIndex:
+    """What DeepSpeed's loader is told.
+
+    Args:
+        model_type: ``bloom`` or ``ds_model``.
+        base_dir: Where the files are: DeepSpeed does not look beside the index.
+        whole: Files with tensors that all ranks have whole.
+        cut: The other files: the first of each rank, then the second of each, and so on.
+        tp_size: Number of ranks.
+        dtype: Of the weights.
+    """
+
+    model_type: str
+    base_dir: str
+    whole: tuple[str, ...]
+    cut: tuple[str, ...]
+    tp_size: int
+    dtype: str
+
+
+def write_presharded_index(directory: Path, index: PreshardedIndex) -> None:
+    """Write `ds_inference_config.json`, as DeepSpeed's `save_mp_checkpoint_path` does."""
+    content = {
+        "type": index.model_type,
+        "base_dir": index.base_dir,
+        "checkpoints": {"non_tp": index.whole, "tp": index.cut},
+        "version": 1.0,
+        "parallelization": "tp",
+        "tp_size": index.tp_size,
+        "dtype": index.dtype,
+    }
+    (directory / PRESHARDED_INDEX).write_text(json.dumps(content, indent=1) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Lists:
     """What the configuration lists.
 
