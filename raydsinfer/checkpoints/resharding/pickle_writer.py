@@ -97,7 +97,7 @@ class PickleWriter:
     def _fill(self, tensor: torch.Tensor, region: Region, whole: torch.Tensor) -> None:
         target = tensor.as_strided(region.shape, region.stride, region.offset)
         for goal, part in _blocks(target, whole, region):
-            values, num_infinite = convert(part, tensor.dtype)
+            values, num_infinite = (part, 0) if part.dtype == tensor.dtype else convert(part, tensor.dtype)
             if num_infinite:
                 raise too_large(self._description.directory, region.source, whole, tensor.dtype)
             goal.copy_(values)
