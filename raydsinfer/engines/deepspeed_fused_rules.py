@@ -19,7 +19,6 @@ from raydsinfer.engines.deepspeed_fill import ignorable_names
 from raydsinfer.engines.deepspeed_injection import injected_layers
 from raydsinfer.engines.deepspeed_layout import InjectedLayout, injected_layout
 from raydsinfer.engines.deepspeed_sharding import replaced
-from raydsinfer.errors import EngineError
 
 Sources = Mapping[str, str]
 """Parameter name → name of the tensor that fills it."""
@@ -80,8 +79,7 @@ def _of_rank(layers: list[tuple[str, Any]], layout: InjectedLayout, sources: Sou
 
 
 def _of_layer(path: str, layer: nn.Module, layout: InjectedLayout, sources: Sources) -> list[FusedTensor]:
-    regions: dict[str, list[Region]] = {}
-    sizes = {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
+    regions: dict[str, list[Region]] = {name: [] for name in layout.joined}
     for leaf, (name, view) in _views(layer, layout).items():
         region = Region(
             source=sources[f"{path}.{leaf}"],
@@ -90,15 +88,11 @@ def _of_layer(path: str, layer: nn.Module, layout: InjectedLayout, sources: Sour
             shape=tuple(view.shape),
             stride=tuple(view.stride()),
         )
-        regions.setdefault(name, []).append(region)
-    empty = sorted(set(sizes) - set(regions))
-    if empty:
-        raise EngineError(
-            doing="asking DeepSpeed what its layers are made of", reason=f"nothing fills {', '.join(empty)}"
-        )
+        regions[name].append(region)
     return [
-        FusedTensor(names=(f"{path}.{name}",), shape=shape, regions=tuple(regions[name]))
-        for name, shape in sizes.items()
+        FusedTensor(names=(f"{path}.{name}",), shape=tuple(parameter.shape), regions=tuple(regions[name]))
+        for name, parameter in layer.named_parameters()
+        if name in regions
     ]
 
 

@@ -191,21 +191,24 @@ class _Filler:
                 yield Copy(place, parts, dim)
 
     def _stored(self, layer: tuple[str, nn.Module], rank: int, sources: Mapping[str, str]) -> nn.Module:
+        """What is stored of a fused layer for a rank, to be asked as the layer itself would be."""
         path, module = layer
-        names = [name for name, _ in module.named_parameters()]
-        return _StoredLayer({name: self.readers[rank].read(sources[f"{path}.{name}"]) for name in names})
+        return _with(module, {name: self.readers[rank].read(sources[f"{path}.{name}"]) for name in _names(module)})
 
 
-class _StoredLayer(nn.Module):
-    """What is stored of a fused layer, to be asked for its parameters as the layer itself would be."""
+def _names(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_parameters()]
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        super().__init__()
-        self._tensors = tensors
 
-    def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, Any]]:
-        """Name and tensor of each."""
-        return iter(self._tensors.items())
+def _with(module: nn.Module, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> nn.Module:
+    """Modules that are named as those of a layer, and have these tensors for parameters."""
+    copy = nn.Module()
+    for name, parameter in module._parameters.items():
+        tensor = None if parameter is None else nn.Parameter(tensors[prefix + name], requires_grad=False)
+        copy.register_parameter(name, tensor)
+    for name, child in module.named_children():
+        copy.add_module(name, _with(child, tensors, f"{prefix}{name}."))
+    return copy
 
 
 def _of_other_size(shape: Sequence[int], have: Sequence[int], world_size: int, stored_size: int) -> tuple[int, ...]:
