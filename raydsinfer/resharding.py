@@ -17,7 +17,7 @@ def reshard(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    layout: Literal["layers", "ranks"] = "layers",
+    layout: Literal["layers", "ranks", "deepspeed"] = "layers",
     tp_size: int | None = None,
     dtype: Literal["float16", "bfloat16", "float32"] | None = None,
     max_shard_size: str | int = DEFAULT_SHARD_SIZE,
@@ -38,13 +38,15 @@ def reshard(
         target: Local directory to make.
         layout: ``layers``: each decoder layer whole in one safetensors file, as every tool reads them.
             ``ranks``: each rank's own part, as DeepSpeed cuts it, for gangs of `tp_size` ranks.
-        tp_size: Number of ranks; for ``ranks`` only.
+            ``deepspeed``: the same in the form of DeepSpeed's fused layers, which its own loader reads too; for
+            families that have kernels.
+        tp_size: Number of ranks; not for ``layers``.
         dtype: Of all floating tensors in the target; None keeps each as it is.
         max_shard_size: Largest file, like ``5GB``. A tensor alone may be larger, a layer not.
         revision: Branch, tag or commit on the hub.
         hf_home: Directory for fetched models; None means the hub library's own.
         overwrite: Whether to replace an older reshard at the target.
-        trust_remote_code: Whether Python code in the source may run; for ``ranks`` only.
+        trust_remote_code: Whether Python code in the source may run; not for ``layers``.
         on_progress: Told of bytes done and bytes in all, while a model is fetched and again while it is
             written; called from several threads, one at a time.
 

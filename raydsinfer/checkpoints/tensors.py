@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,3 +115,59 @@ def in_words(part: Slice) -> str:
         return "the whole"
     ranges = ", ".join(f"{start} to {stop}" for start, stop in part.ranges) or "none"
     return f"indices {ranges} along dimension {part.dim}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Indices of a part that somebody has.
+
+    Args:
+        owner: Whose part.
+        start: First of them, counted within that part.
+        stop: After the last.
+    """
+
+    owner: int
+    start: int
+    stop: int
+
+
+def gathered(wanted: Slice, have: Sequence[Slice], shape: Sequence[int]) -> tuple[int, list[Span]]:
+    """Where a part of a tensor is found among parts that others keep of it.
+
+    Args:
+        wanted: The part.
+        have: By owner, what each keeps; all along one dimension, or all the whole.
+        shape: Of the tensor.
+
+    Returns:
+        The dimension along which the pieces are joined, and the pieces in order.
+
+    Raises:
+        ValueError: An index of it is nowhere, or the two are cut along different dimensions.
+    """
+    dims = {part.dim for part in (wanted, *have)} - {None}
+    if len(dims) > 1:
+        raise ValueError(f"{in_words(wanted)} cannot be put together from {', '.join(map(in_words, have))}")
+    dim = next(iter(dims), 0) or 0
+    stored = [
+        (owner, start, stop, at) for owner, part in enumerate(have) for start, stop, at in _placed(part, shape[dim])
+    ]
+    spans: list[Span] = []
+    for begin, end, _ in _placed(wanted, shape[dim]):
+        while begin < end:
+            found = next(((o, a, b, at) for o, a, b, at in stored if a <= begin < b), None)
+            if found is None:
+                raise ValueError(f"nobody has index {begin} along dimension {dim}")
+            owner, start, stop, at = found
+            upto = min(end, stop)
+            spans.append(Span(owner, at + begin - start, at + upto - start))
+            begin = upto
+    return dim, spans
+
+
+def _placed(part: Slice, size: int) -> list[tuple[int, int, int]]:
+    """The ranges of a part, each with where it begins within the part."""
+    ranges = part.ranges if part.dim is not None else ((0, size),)
+    ends = itertools.accumulate((stop - start for start, stop in ranges), initial=0)
+    return [(start, stop, at) for (start, stop), at in zip(ranges, ends, strict=False)]

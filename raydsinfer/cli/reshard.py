@@ -31,10 +31,11 @@ def reshard(
         str,
         typer.Option(
             help="'layers': each decoder layer whole in one file, as every tool reads them. 'ranks': each rank's own "
-            "part, for gangs of --tp ranks."
+            "part, for gangs of --tp ranks. 'deepspeed': the same in the form of DeepSpeed's kernels, for kernel "
+            "injection and for DeepSpeed's own loader."
         ),
     ] = "layers",
-    tp: Annotated[int | None, typer.Option("--tp", help="Number of ranks, with --layout ranks.")] = None,
+    tp: Annotated[int | None, typer.Option("--tp", help="Number of ranks, with --layout ranks or deepspeed.")] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +51,7 @@ def reshard(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older reshard at DST.")] = False,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Whether Python code in SRC may run, with --layout ranks.")
+        bool, typer.Option("--trust-remote-code", help="Whether Python code in SRC may run, with --tp.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON on standard output.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -122,7 +123,7 @@ def _print_summary(console: Console, report: ReshardReport) -> None:
     made = "it was there already; nothing was written" if report.already_there else duration(report.seconds)
     lines = [
         ("target", str(report.target)),
-        ("layout", f"ranks, for {report.tp_size}" if report.tp_size else "layers"),
+        ("layout", f"{report.layout}, for {report.tp_size}" if report.tp_size else report.layout),
         ("tensors", f"{report.num_tensors:,}"),
         ("files", f"{report.num_files:,}" + (f" ({report.num_resumed:,} kept)" if report.num_resumed else "")),
         ("bytes", f"{report.num_bytes:,} ({size_in_words(report.num_bytes)})"),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from raydsinfer.errors import WeightsMismatchError
 
+_HINT = "If transformers can load this model, try use_meta_tensor=False."
+
 
 class Account:
     """Knows which tensor of a checkpoint belongs to which parameter, and what became of each.
@@ -14,10 +16,11 @@ class Account:
         path: The checkpoint's name in errors.
         sources: Parameter name → tensor name.
         tied: Groups of parameter names that share one tensor.
+        hint: What errors advise.
     """
 
-    def __init__(self, path: str, sources: Mapping[str, str], tied: Iterable[set[str]]) -> None:
-        self._path, self._sources = path, sources
+    def __init__(self, path: str, sources: Mapping[str, str], tied: Iterable[set[str]], *, hint: str = _HINT) -> None:
+        self._path, self._sources, self._hint = path, sources, hint
         self._partners = {name: sorted(group - {name}) for group in tied for name in group}
         self._used: set[str] = set()
         self._never_filled: list[str] = []
@@ -70,5 +73,5 @@ class Account:
                 nothing_took=sorted(unused),
                 wrong_shape=self._wrong_shape,
                 wrong_dtype=self._wrong_dtype,
-                hint="If transformers can load this model, try use_meta_tensor=False.",
+                hint=self._hint,
             )

@@ -1,4 +1,4 @@
-"""Which part of each tensor of a checkpoint each rank of a gang keeps, without a gang and without weights."""
+"""What each rank of a gang keeps of each tensor of a checkpoint, and where: without a gang, without weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from raydsinfer.checkpoints.resharding.fused import FusedRules
 from raydsinfer.checkpoints.tensors import WHOLE, Slice
 from raydsinfer.checkpoints.weights.describe import describe
+from raydsinfer.config import EngineConfig
 from raydsinfer.engines import deepspeed_setup
 from raydsinfer.engines import model as models
 from raydsinfer.engines.base import RankContext
-from raydsinfer.engines.families import check_autotp
+from raydsinfer.engines.families import check_autotp, choose_mode
 
 
 def slice_rules(directory: Path, world_size: int, *, trust_remote_code: bool = False) -> dict[str, tuple[Slice, ...]]:
@@ -51,15 +53,47 @@ def slice_rules(directory: Path, world_size: int, *, trust_remote_code: bool = F
     return {name: tuple(slices.get(in_layers.get(name, ""), WHOLE) for slices in by_rank) for name in stored}
 
 
+def fused_rules(directory: Path, world_size: int, *, trust_remote_code: bool = False) -> FusedRules:
+    """What DeepSpeed's fused layers are made of, for each rank of a gang; reads no weights.
+
+    Call it in a process of its own, as `slice_rules`.
+
+    Args:
+        directory: The checkpoint.
+        world_size: Number of ranks.
+        trust_remote_code: Whether Python code in the directory may run.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or does not fit the model.
+        UnsupportedError: There are no kernels for this model, or not for so many ranks.
+        EngineError: DeepSpeed failed.
+    """
+    config = EngineConfig(kernel_inject=True, max_tokens=2, trust_remote_code=trust_remote_code)
+    model_config = models.read_config(directory, trust_remote_code=trust_remote_code)
+    choose_mode(config, model_config, world_size)
+    model_config._attn_implementation = "eager"  # as where the layers are used
+    model = models.build_meta(model_config, torch.float32, trust_remote_code=trust_remote_code)
+    context = _fake_gang(world_size, kernels=True)
+    from raydsinfer.engines.deepspeed_fused_rules import fused_rules_of  # imports DeepSpeed
+
+    return fused_rules_of(model, describe(directory), config, context)
+
+
 def _as_rank_0(model: nn.Module, world_size: int) -> nn.Module:
     """AutoTP's replacement of the layers, among ranks that do not exist."""
+    context = _fake_gang(world_size, kernels=False)
+    replaced: nn.Module = deepspeed_setup.init_inference(
+        model, context, dtype=torch.float32, kernels=False, max_tokens=2
+    ).module
+    return replaced
+
+
+def _fake_gang(world_size: int, *, kernels: bool) -> RankContext:
+    """Rank 0 among ranks that do not exist."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     context = RankContext(world_size=world_size, local_world_size=world_size)
     deepspeed_setup.choose_accelerator(context)
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
-    deepspeed_setup.prepare(context, kernels=False)
-    replaced: nn.Module = deepspeed_setup.init_inference(
-        model, context, dtype=torch.float32, kernels=False, max_tokens=2
-    ).module
-    return replaced
+    deepspeed_setup.prepare(context, kernels=kernels)
+    return context

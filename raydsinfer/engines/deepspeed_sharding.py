@@ -11,7 +11,6 @@ import torch
 
 from raydsinfer.checkpoints.sources.fetch import cache_directory
 from raydsinfer.checkpoints.weights.describe import describe
-from raydsinfer.checkpoints.weights.description import Description
 from raydsinfer.checkpoints.weights.reader import TensorReader
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines import deepspeed_setup
@@ -23,8 +22,8 @@ from raydsinfer.engines.copying import Copier, reader_threads
 from raydsinfer.engines.deepspeed_fill import Filler, fill_autotp, fill_injected, ignorable_names
 from raydsinfer.engines.deepspeed_kernels import adapters
 from raydsinfer.engines.deepspeed_kernels.injected_layer import injected_layers
+from raydsinfer.engines.deepspeed_presharded import filled_from_presharded, require_kernels
 from raydsinfer.engines.meter import Meter
-from raydsinfer.errors import UnsupportedError
 
 
 def sharded_model(
@@ -50,7 +49,7 @@ def sharded_model(
 
     Raises:
         CheckpointError: The weights are missing, unreadable, or do not fit the model.
-        UnsupportedError: DeepSpeed cut the weights, or transformers would convert them.
+        UnsupportedError: DeepSpeed wrote the weights for its kernels, or transformers would convert them.
         EngineError: DeepSpeed failed.
     """
     if kernels:
@@ -61,7 +60,7 @@ def sharded_model(
     else:
         model = models.load_whole(directory, model_config, dtype, trust_remote_code=config.trust_remote_code)
         buffers = models.copy_buffers(model)
-        model = _replaced(model, config, context, dtype, kernels=kernels)
+        model = replaced(model, config, context, dtype, kernels=kernels)
         models.restore_buffers(model, buffers, context.device)
     if kernels:
         adapters.adapt(model, model_config, on_cpu=context.device == "cpu")
@@ -82,20 +81,24 @@ def _filled(
 ) -> Any:
     """A model that was built without memory, replaced by DeepSpeed, and then filled by slices."""
     description, scratch = describe(directory), cache_directory(config.hf_home) / "converted"
+    if description.form == "deepspeed":
+        require_kernels(description, kernels=kernels)
+        model = models.build_meta(model_config, dtype, trust_remote_code=config.trust_remote_code)
+        replace = partial(replaced, config=config, context=context, dtype=dtype, kernels=True)
+        return filled_from_presharded(description, model, context, replace=replace, scratch=scratch, meter=meter)
     with ExitStack() as stack:
         # Before the model is built: its buffers are pinned meanwhile.
         copier = stack.enter_context(Copier(context.device, reader_threads(context.local_world_size), meter.add))
         rank, tp_size = context.world_rank, context.world_size
         reader = stack.enter_context(TensorReader(description, rank=rank, tp_size=tp_size, scratch=scratch))
         model = models.build_meta(model_config, dtype, trust_remote_code=config.trust_remote_code)
-        _require_known_slices(description, set(model.state_dict()))
         names = models.tensor_names(model, reader, str(directory))
         tied = models.tied_names(model)
         account = Account(str(directory), names, tied)
         shapes, buffers = models.parameter_shapes(model), models.copy_buffers(model)
         # Buffers that are computed are not stored; one that is stored may have been trained.
         buffers |= {name: reader.read(names[name]).clone() for name in models.stored_buffers(model) if name in names}
-        model = _replaced(model, config, context, dtype, kernels=kernels)
+        model = replaced(model, config, context, dtype, kernels=kernels)
         models.tie_again(model, tied)
         filler = Filler(
             reader=reader, account=account, shapes=shapes, copier=copier, begin=partial(meter.start, "weights")
@@ -111,26 +114,25 @@ def _filled(
     return model
 
 
-def _require_known_slices(description: Description, own: set[str]) -> None:
-    if description.form != "deepspeed":
-        return
-    fused = [name for name in description.tensors if name not in own]
-    raise UnsupportedError(
-        what=f"loading {description.directory}",
-        why=f"DeepSpeed cut it for {description.tp_size} ranks, and only DeepSpeed knows which parts: "
-        f"{len(fused)} tensors are of its fused layers ({', '.join(fused[:3])}, ...), not of the model",
-        instead="Use the original weights, or cut those with "
-        f"raydsinfer reshard SRC DST --layout ranks --tp {description.tp_size}.",
-    )
+def replaced(model: Any, config: EngineConfig, context: RankContext, dtype: torch.dtype, *, kernels: bool) -> Any:
+    """A transformers model after DeepSpeed replaced its layers; not filled, if it is on meta.
 
+    Args:
+        model: The model.
+        config: Inference settings.
+        context: Where this rank stands; DeepSpeed is prepared.
+        dtype: Of weights and activations.
+        kernels: Whether to replace the layers by DeepSpeed's fused ones.
 
-def _replaced(model: Any, config: EngineConfig, context: RankContext, dtype: torch.dtype, *, kernels: bool) -> Any:
+    Raises:
+        EngineError: DeepSpeed failed.
+    """
     if kernels:
         adapters.make_ready(model)
     with adapters.replacing(model) if kernels else nullcontext():
-        replaced = deepspeed_setup.init_inference(
+        module = deepspeed_setup.init_inference(
             model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens
         ).module
     if kernels:
-        adapters.require_all_replaced(replaced)
-    return replaced
+        adapters.require_all_replaced(module)
+    return module

@@ -118,11 +118,11 @@ def load_whole(directory: Path, model_config: Any, dtype: torch.dtype, *, trust_
 def _require_whole(description: Description) -> None:
     if description.form in ("safetensors", "bin"):
         return
-    by_slice = "Use DeepSpeed with use_meta_tensor=True, or" if description.form == "ranks" else "Use"
+    kernels = " and kernel_inject=True" if description.form == "deepspeed" else ""
     raise UnsupportedError(
         what=f"loading {description.directory} whole",
         why=f"its weights were cut for tensor-parallel size {description.tp_size}, which transformers cannot read",
-        instead=f"{by_slice} the original weights.",
+        instead=f"Use DeepSpeed with use_meta_tensor=True{kernels}, or the original weights.",
     )
 
 

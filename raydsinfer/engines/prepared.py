@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raydsinfer.checkpoints.resharding.manifest import Layout, Settings, read_manifest
 from raydsinfer.checkpoints.sizes import OnProgress
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.resharding import DEFAULT_SHARD_SIZE, checked_settings, reshard_directory
@@ -33,23 +34,33 @@ def prepared_directory(
         OutputError: A path cannot be written, or holds something else.
     """
     if config.reshard_checkpoint_path is not None:
-        directory = _made(directory, "reshard_checkpoint_path", None, config, on_progress)
+        settings = checked_settings("layers", None, None, _NO_LIMIT)
+        directory = _made(directory, "reshard_checkpoint_path", settings, config, on_progress)
     if config.save_mp_checkpoint_path is not None:
-        directory = _made(directory, "save_mp_checkpoint_path", world_size, config, on_progress)
+        settings = checked_settings(_layout(config), world_size, None, DEFAULT_SHARD_SIZE)
+        directory = _made(directory, "save_mp_checkpoint_path", settings, config, on_progress)
     return directory
 
 
+def _layout(config: EngineConfig) -> Layout:
+    """The layout of each rank's own part."""
+    if not config.kernel_inject:
+        return "ranks"
+    there = read_manifest(Path(config.save_mp_checkpoint_path or "").expanduser())
+    # Both can be loaded: what was made for AutoTP, or by hand, will do.
+    return "ranks" if there is not None and there.settings.layout == "ranks" else "deepspeed"
+
+
 def _made(
-    directory: Path, setting: str, tp_size: int | None, config: EngineConfig, on_progress: OnProgress | None
+    directory: Path, setting: str, settings: Settings, config: EngineConfig, on_progress: OnProgress | None
 ) -> Path:
     target = Path(getattr(config, setting)).expanduser()
     if target.resolve() == directory.resolve():  # the settings came along with what they made
         return directory
-    layout, shard_size = ("layers", _NO_LIMIT) if tp_size is None else ("ranks", DEFAULT_SHARD_SIZE)
     report = reshard_directory(
         directory,
         target,
-        checked_settings(layout, tp_size, None, shard_size),
+        settings,
         origin={"name": str(directory)},
         any_size=True,  # one that was made by hand will do
         trust_remote_code=config.trust_remote_code,

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from raydsinfer.checkpoints.resharding.manifest import Layout, Settings
 from raydsinfer.checkpoints.resharding.reshard import ReshardReport, reshard_files
 from raydsinfer.checkpoints.sizes import OnProgress, parse_size
-from raydsinfer.engines.slice_process import slice_rules_in_process
+from raydsinfer.engines.slice_process import fused_rules_in_process, slice_rules_in_process
 from raydsinfer.errors import InvalidSettingError
 
 DEFAULT_SHARD_SIZE = "5GB"
@@ -23,10 +23,11 @@ def checked_settings(layout: str, tp_size: int | None, dtype: str | None, max_sh
         InvalidSettingError: They are not ones that can be.
     """
     if layout not in get_args(Layout):
-        raise InvalidSettingError(name="layout", value=layout, expected="'layers' or 'ranks'")
-    if (layout == "ranks") != (tp_size is not None) or (tp_size is not None and tp_size < 1):
-        expected = "a number of ranks from 1 on" if layout == "ranks" else "to stand with layout='ranks' only"
-        hint = "Say for how many ranks to cut: --tp N, tp_size=N." if layout == "ranks" else ""
+        raise InvalidSettingError(name="layout", value=layout, expected="'layers', 'ranks' or 'deepspeed'")
+    cut = layout != "layers"
+    if cut != (tp_size is not None) or (tp_size is not None and tp_size < 1):
+        expected = "a number of ranks from 1 on" if cut else "to stand with layout='ranks' or 'deepspeed' only"
+        hint = "Say for how many ranks to cut: --tp N, tp_size=N." if cut else ""
         raise InvalidSettingError(name="tp_size", value=tp_size, expected=expected, hint=hint)
     if dtype not in (None, "float16", "bfloat16", "float32"):
         raise InvalidSettingError(name="dtype", value=dtype, expected="float16, bfloat16 or float32")
@@ -51,12 +52,13 @@ def reshard_directory(
     on_progress: OnProgress | None = None,
 ) -> ReshardReport:
     """Write the weights of a directory in another form; see `reshard_files`, which this tells how to cut."""
+    ask = fused_rules_in_process if settings.layout == "deepspeed" else slice_rules_in_process
     return reshard_files(
         source,
         target,
         settings,
         origin=origin,
-        rules=lambda: slice_rules_in_process(source, settings.tp_size or 1, trust_remote_code=trust_remote_code),
+        rules=lambda: ask(source, settings.tp_size or 1, trust_remote_code=trust_remote_code),
         overwrite=overwrite,
         any_size=any_size,
         setting=setting,

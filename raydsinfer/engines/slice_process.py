@@ -1,4 +1,4 @@
-"""Asks DeepSpeed, in a process of its own, which part of each tensor each rank keeps.
+"""Asks DeepSpeed, in a process of its own, which part of each tensor each rank keeps, and in which place.
 
 DeepSpeed keeps its state in its modules, so the process that asked could not be an engine any more.
 `multiprocessing` would run the caller's script again in the new process; this does not.
@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from raydsinfer.checkpoints.resharding.fused import FusedRules
 from raydsinfer.checkpoints.tensors import Slice
 from raydsinfer.errors import EngineError, RaydsinferError
 
@@ -39,14 +41,26 @@ def slice_rules_in_process(
         UnsupportedError: The model cannot be cut for so many ranks.
         EngineError: DeepSpeed failed.
     """
+    rules: dict[str, tuple[Slice, ...]] = _asked("slices", directory, world_size, trust_remote_code)
+    return rules
+
+
+def fused_rules_in_process(directory: Path, world_size: int, *, trust_remote_code: bool = False) -> FusedRules:
+    """What `fused_rules` says, without DeepSpeed in this process; see `slice_rules_in_process`."""
+    rules: FusedRules = _asked("fused", directory, world_size, trust_remote_code)
+    return rules
+
+
+def _asked(what: str, directory: Path, world_size: int, trust_remote_code: bool) -> Any:
     environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
     environment |= {
         "CUDA_VISIBLE_DEVICES": "",
         "DS_ACCELERATOR": "cpu",
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
     }
+    trust = str(int(trust_remote_code))
     ended = subprocess.run(
-        [sys.executable, "-m", __name__, os.fspath(directory.resolve()), str(world_size), str(int(trust_remote_code))],
+        [sys.executable, "-m", __name__, what, os.fspath(directory.resolve()), str(world_size), trust],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -61,19 +75,19 @@ def slice_rules_in_process(
     answer = pickle.loads(ended.stdout)  # noqa: S301 (written by `_main` below)
     if isinstance(answer, RaydsinferError):
         raise answer
-    rules: dict[str, tuple[Slice, ...]] = answer
-    return rules
+    return answer
 
 
 def _main(arguments: Sequence[str]) -> None:
     """The other process: writes the rules, or an error of ours, to where its standard output was."""
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # DeepSpeed logs to standard output
-    from raydsinfer.engines.deepspeed_rules import slice_rules
+    from raydsinfer.engines.deepspeed_rules import fused_rules, slice_rules
 
-    directory, world_size, trust = arguments
+    what, directory, world_size, trust = arguments
+    ask = {"slices": slice_rules, "fused": fused_rules}[what]
     try:
-        said: object = slice_rules(Path(directory), int(world_size), trust_remote_code=trust == "1")
+        said: object = ask(Path(directory), int(world_size), trust_remote_code=trust == "1")
     except RaydsinferError as error:
         said = error
     with answer:

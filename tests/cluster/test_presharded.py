@@ -1,7 +1,8 @@
-"""What DeepSpeed itself writes for its ranks, described and read."""
+"""What DeepSpeed itself writes for its ranks: loaded by gangs of any size, with transformers' tokens."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from raydsinfer.checkpoints.tensors import WHOLE
 from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.checkpoints.weights.reader import TensorReader
-from raydsinfer.config import EngineConfig
-from raydsinfer.engines.base import EngineSpec
-from raydsinfer.errors import UnsupportedError
-from tests.models import write_tiny_model
+from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.engines.base import EngineSpec, GenerateBatch
+from raydsinfer.errors import RaydsinferError, UnsupportedError, WeightsMismatchError
+from tests.models import plain_greedy, prompts, write_tiny_model
 from tests.ranks import run_ranks
+
+REQUESTS = prompts([9, 4, 23])
+NEW_TOKENS = 12
 
 
 def save(context: Any, model: Path, target: Path) -> None:
@@ -36,31 +39,140 @@ def save(context: Any, model: Path, target: Path) -> None:
     )
 
 
-def why_not(context: Any, model: Path) -> str:
+def why_not(context: Any, model: Path, **settings: Any) -> RaydsinferError:
     from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
 
-    spec = EngineSpec(model=str(model), config=EngineConfig(kernel_inject=True, dtype="float32", max_tokens=64))
-    with pytest.raises(UnsupportedError) as caught:
-        DeepSpeedEngine(spec, context).load()
-    return str(caught.value)
+    config = EngineConfig(**{"kernel_inject": True, "dtype": "float32", "max_tokens": 64, **settings})
+    with pytest.raises(RaydsinferError) as caught:
+        DeepSpeedEngine(EngineSpec(model=str(model), config=config), context).load()
+    return caught.value
 
 
-def test_weights_that_deepspeed_cut_are_described_and_read_but_not_loaded(tmp_path: Path) -> None:
-    run_ranks(2, save, write_tiny_model("opt", tmp_path / "model", tokenizer=False), tmp_path / "cut")
-    original, cut = describe(tmp_path / "model"), describe(tmp_path / "cut")
-    assert (cut.form, cut.tp_size) == ("deepspeed", 2)
-    layer = "model.decoder.layers.1."
-    with TensorReader(original) as whole:
-        stored = {name: whole.read(f"{layer}self_attn.{name}.weight") for name in ("q_proj", "k_proj", "v_proj")}
-        for rank in (0, 1):
-            with TensorReader(cut, rank=rank, tp_size=2) as reader:
-                (fused,) = reader.parts(f"{layer}attention.attn_qkvw", WHOLE)
-                own = [tensor[32 * rank : 32 * (rank + 1)] for tensor in stored.values()]  # 2 heads of 16
-                assert torch.equal(fused.T, torch.cat(own))
-                embeddings = "model.decoder.embed_tokens.weight"
-                assert torch.equal(reader.read(embeddings), whole.read(embeddings))
-    shutil.copy(tmp_path / "model" / "config.json", tmp_path / "cut")
-    why = run_ranks(2, why_not, tmp_path / "cut")
-    assert "cut it for 2 ranks" in why
-    assert "tensors are of its fused layers (model.decoder.layers.0.norm_w, " in why
-    assert why.endswith("raydsinfer reshard SRC DST --layout ranks --tp 2.")
+def answers(context: Any, model: Path, **settings: Any) -> tuple[list[list[int]], bool]:
+    """Greedy tokens, and whether as many bytes arrived as the model has."""
+    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
+
+    config = EngineConfig(kernel_inject=True, dtype="float32", max_tokens=64, **settings)
+    engine = DeepSpeedEngine(EngineSpec(model=str(model), config=config), context)
+    report = engine.load()
+    batch = GenerateBatch(prompts=REQUESTS, generation=GenerationConfig(max_new_tokens=NEW_TOKENS))
+    tokens = [list(answer[0].token_ids) for answer in engine.generate(batch)]
+    return tokens, report.filled.bytes_done == report.filled.bytes_total == report.parameter_bytes
+
+
+def answers_and_refusals(context: Any, cut: Path, other: Path) -> tuple[Any, list[RaydsinferError]]:
+    autotp = why_not(context, cut, kernel_inject=False)
+    answered = answers(context, cut)
+    return answered, [autotp, why_not(context, other)]
+
+
+def made_and_answers(context: Any, model: Path, target: Path) -> Any:
+    return answers(context, model, save_mp_checkpoint_path=str(target))
+
+
+def answers_of_deepspeed(context: Any, model: Path, index: Path) -> list[list[int]]:
+    """Greedy tokens of a model that DeepSpeed's own loader filled."""
+    from raydsinfer.engines.deepspeed_cpu_kernels import fix_activations
+
+    from raydsinfer.engines import deepspeed_injection as injection
+    from raydsinfer.engines import deepspeed_setup
+    from raydsinfer.engines import model as models
+
+    deepspeed_setup.choose_accelerator(context)
+    deepspeed_setup.prepare(context, kernels=True)
+    import deepspeed
+
+    torch.set_grad_enabled(False)
+    model_config = models.read_config(model)
+    model_config._attn_implementation = "eager"
+    with torch.device("meta"):
+        empty = models.build(model_config, torch.float32)
+    filled = deepspeed.init_inference(
+        empty,
+        dtype=torch.float32,
+        tensor_parallel={"tp_size": context.world_size},
+        replace_with_kernel_inject=True,
+        max_out_tokens=64,
+        checkpoint=str(index),
+    ).module
+    injection.adapt(filled)
+    fix_activations(filled)
+    found = []
+    for request in REQUESTS:
+        filled.reset_cache()
+        ids = torch.tensor([request])
+        arguments = {"attention_mask": torch.ones_like(ids), "past_key_values": injection.CountingCache()}
+        out = filled.generate(input_ids=ids, max_new_tokens=NEW_TOKENS, do_sample=False, **arguments)
+        found.append(out[0, len(request) :].tolist())
+    return found
+
+
+def of_rank(directory: Path, rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    description = describe(directory)
+    with TensorReader(description, rank=rank, tp_size=world_size) as reader:
+        return {name: reader.read(name).clone() for name in description.tensors}
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model, what DeepSpeed wrote of it for one rank and for two, and that with another model's configuration."""
+    base = tmp_path_factory.mktemp("presharded")
+    model = write_tiny_model("opt", base / "model", tokenizer=False, num_hidden_layers=2)
+    found = {"model": model, "for 1": base / "one", "for 2": base / "two", "other": base / "other"}
+    for world_size, name in ((1, "for 1"), (2, "for 2")):
+        run_ranks(world_size, save, model, found[name])
+        shutil.copy(model / "config.json", found[name])
+    shutil.copytree(found["for 2"], found["other"])
+    config = json.loads((model / "config.json").read_text())
+    (found["other"] / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "vocab_size": 300}))
+    return found
+
+
+@pytest.mark.slow
+def test_a_gang_of_the_same_size_loads_it_and_says_what_does_not_fit(directories: dict[str, Path]) -> None:
+    (tokens, all_arrived), (autotp, other) = run_ranks(
+        2, answers_and_refusals, directories["for 2"], directories["other"]
+    )
+    assert tokens == plain_greedy(directories["model"], REQUESTS, NEW_TOKENS)
+    assert all_arrived
+    assert isinstance(autotp, UnsupportedError)
+    assert "DeepSpeed wrote it for 2 ranks of its fused layers" in str(autotp)
+    assert str(autotp).endswith("Use kernel_inject=True, or the original weights.")
+    assert isinstance(other, WeightsMismatchError)
+    assert "model.decoder.layers.1.attention.attn_qkvw" in other.nothing_took
+    assert other.wrong_shape["model.decoder.embed_tokens.weight"] == "(259, 64) instead of (300, 64)"
+    assert "Check config.json" in str(other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stored", "world_size"), [("for 2", 1), ("for 1", 2)])
+def test_a_gang_of_another_size_joins_or_cuts_it(directories: dict[str, Path], stored: str, world_size: int) -> None:
+    tokens, all_arrived = run_ranks(world_size, answers, directories[stored])
+    assert tokens == plain_greedy(directories["model"], REQUESTS, NEW_TOKENS)
+    assert all_arrived
+
+
+@pytest.fixture(scope="module")
+def made(directories: dict[str, Path]) -> tuple[Path, tuple[list[list[int]], bool]]:
+    """What a gang writes at its first start, and what it answers."""
+    target = directories["model"].with_name("made")
+    return target, run_ranks(2, made_and_answers, directories["model"], target)
+
+
+@pytest.mark.slow
+def test_a_gang_writes_what_deepspeed_would(directories: dict[str, Path], made: Any) -> None:
+    target, (tokens, all_arrived) = made
+    assert tokens == plain_greedy(directories["model"], REQUESTS, NEW_TOKENS)
+    assert all_arrived
+    assert describe(target).form == "deepspeed"
+    for rank in range(2):
+        ours, theirs = of_rank(target, rank, 2), of_rank(directories["for 2"], rank, 2)
+        assert ours.keys() == theirs.keys()
+        assert [name for name, tensor in ours.items() if not torch.equal(tensor, theirs[name])] == []
+
+
+@pytest.mark.slow
+def test_deepspeeds_own_loader_reads_what_a_gang_wrote(directories: dict[str, Path], made: Any) -> None:
+    model, index = directories["model"], made[0] / "ds_inference_config.json"
+    expected = plain_greedy(model, REQUESTS, NEW_TOKENS)
+    assert run_ranks(2, answers_of_deepspeed, model, index) == expected

@@ -21,10 +21,11 @@ from tests.web import WebModel, serving
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"layout": "rows"}, "layout='rows' cannot be used: expected 'layers' or 'ranks'"),
+        ({"layout": "rows"}, "layout='rows' cannot be used: expected 'layers', 'ranks' or 'deepspeed'"),
         ({"layout": "ranks"}, "tp_size=None cannot be used: expected a number of ranks"),
+        ({"layout": "deepspeed"}, "tp_size=None cannot be used: expected a number of ranks"),
         ({"layout": "ranks", "tp_size": 0}, "tp_size=0 cannot be used"),
-        ({"tp_size": 2}, "tp_size=2 cannot be used: expected to stand with layout='ranks' only"),
+        ({"tp_size": 2}, "tp_size=2 cannot be used: expected to stand with layout='ranks' or 'deepspeed'"),
         ({"dtype": "int8"}, "dtype='int8' cannot be used: expected float16, bfloat16 or float32"),
         ({"max_shard_size": "5 parsecs"}, "max_shard_size='5 parsecs' cannot be used"),
         ({"max_shard_size": 0}, "max_shard_size=0 cannot be used"),

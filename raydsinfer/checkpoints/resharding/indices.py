@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydsinfer.checkpoints.resharding.plan import Entry, Plan
+from raydsinfer.checkpoints.resharding.plan import Entry, OutputFile, Plan
 from raydsinfer.checkpoints.weights.description import Description
 from raydsinfer.checkpoints.weights.ranks_index import FileSum, RankedTensor, RanksIndex
 
 
-def write_layers_index(directory: Path, plan: Plan) -> None:
+def write_layers_index(directory: Path, plan: Plan[OutputFile]) -> None:
     """Write the index that transformers and its relatives read."""
     entries = [(entry, file.name) for file in plan.files for entry in file.entries]
     index = {
@@ -23,7 +23,11 @@ def write_layers_index(directory: Path, plan: Plan) -> None:
 
 
 def ranks_index(
-    plan: Plan, description: Description, tp_size: int, sums: Mapping[str, FileSum], origin: Mapping[str, Any]
+    plan: Plan[OutputFile],
+    description: Description,
+    tp_size: int,
+    sums: Mapping[str, FileSum],
+    origin: Mapping[str, Any],
 ) -> RanksIndex:
     """The index of the per-rank form.
 

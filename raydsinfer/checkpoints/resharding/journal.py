@@ -61,11 +61,19 @@ class Journal:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
-    def trusted(self, name: str, num_bytes: int, check: Callable[[], None]) -> FileSum | None:
-        """What a finished file holds, if it is still what was listed; reads it whole, calling `check` meanwhile."""
+    def trusted(self, name: str, num_bytes: int | None, check: Callable[[], None]) -> FileSum | None:
+        """What a finished file holds, if it is still what was listed; reads it whole, calling `check` meanwhile.
+
+        Args:
+            name: The file.
+            num_bytes: Its size; None if that is not known beforehand.
+            check: May raise to stop.
+        """
         listed = self._listed.get(name)
         path = self._directory / name
-        if listed is None or listed.bytes != num_bytes or not path.is_file() or path.stat().st_size != num_bytes:
+        if listed is None or num_bytes not in (None, listed.bytes):
+            return None
+        if not path.is_file() or path.stat().st_size != listed.bytes:
             return None
         return listed if sum_of(path, check) == listed else None
 

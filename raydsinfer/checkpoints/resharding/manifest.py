@@ -15,7 +15,7 @@ from raydsinfer.checkpoints.weights.ranks_index import FileSum
 
 MANIFEST = "raydsinfer_reshard.json"
 
-Layout = Literal["layers", "ranks"]
+Layout = Literal["layers", "ranks", "deepspeed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,8 @@ class Settings:
     """What decides which files a reshard writes.
 
     Args:
-        layout: ``layers`` or ``ranks``.
-        tp_size: Number of ranks for ``ranks``, else None.
+        layout: ``layers``, ``ranks`` or ``deepspeed``.
+        tp_size: Number of ranks; None for ``layers``.
         dtype: Of all floating tensors; None keeps each as it is.
         max_shard_bytes: Largest file.
     """

@@ -4,12 +4,49 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Generic, Protocol, TypeVar
 
 from raydsinfer.checkpoints.tensors import FORMAT_NAMES, ITEM_BYTES, WHOLE, Slice
 
 CONVERTIBLE = ("float16", "bfloat16", "float32", "float64")
 """Dtypes that become another when one is asked for; all others stay."""
+
+
+class PlannedEntry(Protocol):
+    """A tensor of a file."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its elements."""
+
+
+class PlannedFile(Protocol):
+    """A file to write, of any form."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the target."""
+
+    @property
+    def entries(self) -> Sequence[PlannedEntry]:
+        """Its tensors."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size, or somewhat more."""
+
+    @property
+    def exact_bytes(self) -> int | None:
+        """Its size; None if that is known only when it is written."""
+
+
+AnyFile = TypeVar("AnyFile", bound=PlannedFile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +104,21 @@ class OutputFile:
         """Size of the file."""
         return len(self.header()) + sum(entry.num_bytes for entry in self.entries)
 
+    @property
+    def exact_bytes(self) -> int:
+        """Size of the file."""
+        return self.num_bytes
+
 
 @dataclass(frozen=True)
-class Stripe:
+class Stripe(Generic[AnyFile]):
     """Files that are written together, tensor by tensor: one, or one a rank, so that each tensor is read once.
 
     Args:
         files: They hold parts of the same tensors in the same order.
     """
 
-    files: tuple[OutputFile, ...]
+    files: tuple[AnyFile, ...]
 
     @property
     def num_bytes(self) -> int:
@@ -85,17 +127,17 @@ class Stripe:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Generic[AnyFile]):
     """All files of weights that a reshard writes.
 
     Args:
         stripes: In the order of writing; each is whole or is written again.
     """
 
-    stripes: tuple[Stripe, ...]
+    stripes: tuple[Stripe[AnyFile], ...]
 
     @property
-    def files(self) -> tuple[OutputFile, ...]:
+    def files(self) -> tuple[AnyFile, ...]:
         """The files, in the order of writing."""
         return tuple(file for stripe in self.stripes for file in stripe.files)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
-from raydsinfer.checkpoints.resharding.plan import Entry, OutputFile, Plan, Stripe
+from raydsinfer.checkpoints.resharding.plan import Entry, OutputFile, Plan, PlannedEntry, Stripe
 from raydsinfer.checkpoints.sizes import size_in_words
 from raydsinfer.checkpoints.tensors import ITEM_BYTES, WHOLE, Slice
 from raydsinfer.errors import InvalidSettingError
 
 _LAYER = re.compile(r"^(?:[^.]+\.)*?\d+\.")
+
+AnyEntry = TypeVar("AnyEntry", bound=PlannedEntry)
 
 Row: TypeAlias = tuple[Entry, ...]
 """One tensor: an entry for each owner of files."""
@@ -43,7 +45,7 @@ def layer_of(name: str) -> str | None:
     return found[0].removesuffix(".") if found else None
 
 
-def plan_layers(tensors: Iterable[Wanted], max_shard_bytes: int) -> Plan:
+def plan_layers(tensors: Iterable[Wanted], max_shard_bytes: int) -> Plan[OutputFile]:
     """Each decoder layer in a file of its own, the other tensors in files before them.
 
     Raises:
@@ -64,7 +66,7 @@ def plan_layers(tensors: Iterable[Wanted], max_shard_bytes: int) -> Plan:
                 expected=f"at least {size} bytes ({size_in_words(size)}): layer {layer} needs them, and is not split",
             )
     contents = [
-        *_shards(_aligned(others), max_shard_bytes),
+        *sharded(_aligned(others), max_shard_bytes),
         *(_aligned(layers[layer]) for layer in sorted(layers, key=_by_number)),
     ]
     return Plan(tuple(_stripes(contents, [""])))
@@ -72,7 +74,7 @@ def plan_layers(tensors: Iterable[Wanted], max_shard_bytes: int) -> Plan:
 
 def plan_ranks(
     tensors: Iterable[Wanted], rules: Mapping[str, Sequence[Slice]], tp_size: int, max_shard_bytes: int
-) -> Plan:
+) -> Plan[OutputFile]:
     """Files of what all ranks keep whole, then files of each rank's own parts.
 
     Args:
@@ -87,8 +89,8 @@ def plan_ranks(
     ranks = [f"rank-{rank:03d}-of-{tp_size:03d}-" for rank in range(tp_size)]
     return Plan(
         (
-            *_stripes(list(_shards(_aligned(shared), max_shard_bytes)), ["shared-"]),
-            *_stripes(list(_shards(_aligned(cut), max_shard_bytes)), ranks),
+            *_stripes(list(sharded(_aligned(shared), max_shard_bytes)), ["shared-"]),
+            *_stripes(list(sharded(_aligned(cut), max_shard_bytes)), ranks),
         )
     )
 
@@ -98,7 +100,7 @@ def _by_number(layer: str) -> tuple[str, int]:
     return prefix, int(number)
 
 
-def _stripes(shards: list[list[Row]], owners: Sequence[str]) -> Iterator[Stripe]:
+def _stripes(shards: list[list[Row]], owners: Sequence[str]) -> Iterator[Stripe[OutputFile]]:
     """A stripe a shard, with a file an owner."""
     for i, shard in enumerate(shards, 1):
         names = [f"model-{owner}{i:05d}-of-{len(shards):05d}.safetensors" for owner in owners]
@@ -108,9 +110,9 @@ def _stripes(shards: list[list[Row]], owners: Sequence[str]) -> Iterator[Stripe]
         )
 
 
-def _shards(rows: Iterable[Row], max_shard_bytes: int) -> Iterator[list[Row]]:
+def sharded(rows: Iterable[tuple[AnyEntry, ...]], max_shard_bytes: int) -> Iterator[list[tuple[AnyEntry, ...]]]:
     """Cut a sequence of rows where one more would make the file of some owner too large."""
-    shard: list[Row] = []
+    shard: list[tuple[AnyEntry, ...]] = []
     sizes: tuple[int, ...] = ()
     for row in rows:
         # Generous for what the header says of a tensor: sizes are at most what was asked for.

@@ -5,29 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from raydsinfer.checkpoints.resharding.extras import copy_extras, extra_files, read_model_config
+from raydsinfer.checkpoints.resharding.forms import Form, Rules, chosen_form
 from raydsinfer.checkpoints.resharding.identity import Identity, identify
-from raydsinfer.checkpoints.resharding.indices import ranks_index, write_layers_index
 from raydsinfer.checkpoints.resharding.journal import Journal
 from raydsinfer.checkpoints.resharding.manifest import Layout, Manifest, Settings, write_manifest
 from raydsinfer.checkpoints.resharding.plan import CONVERTIBLE, Plan
-from raydsinfer.checkpoints.resharding.planner import Wanted, plan_layers, plan_ranks
 from raydsinfer.checkpoints.resharding.target import Target
-from raydsinfer.checkpoints.resharding.work import write_plan
+from raydsinfer.checkpoints.resharding.work import num_scratch_bytes, write_plan
 from raydsinfer.checkpoints.sizes import OnProgress
-from raydsinfer.checkpoints.tensors import Slice
 from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.checkpoints.weights.description import Description
 from raydsinfer.checkpoints.weights.pickles import can_be_mapped
-from raydsinfer.checkpoints.weights.ranks_index import write_ranks_index
-from raydsinfer.errors import CheckpointError, InvalidSettingError, UnsupportedError, WeightsMismatchError
-
-Rules: TypeAlias = Mapping[str, Sequence[Slice]]
+from raydsinfer.errors import CheckpointError, InvalidSettingError, UnsupportedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +31,7 @@ class ReshardReport:
 
     Args:
         target: The directory that is there now.
-        layout: ``layers`` or ``ranks``.
+        layout: ``layers``, ``ranks`` or ``deepspeed``.
         tp_size: Number of ranks that it was cut for; None for ``layers``.
         num_tensors: Tensors of the source.
         num_files: Files of weights.
@@ -76,7 +71,8 @@ def reshard_files(
         target: The directory to make.
         settings: The form.
         origin: What to write about the source into the target, for people; no secrets.
-        rules: For ``ranks``: gives which part of each tensor each rank keeps; called only if needed.
+        rules: For ``ranks``: gives which part of each tensor each rank keeps; for ``deepspeed``: what its fused
+            tensors are made of. Called only if needed.
         overwrite: Whether an older reshard at the target may be replaced.
         any_size: Whether a target of the same layout will do whatever its dtype and the size of its files.
         setting: What errors call the target.
@@ -105,8 +101,8 @@ def reshard_files(
         if done is not None and done.serves(settings, job.identity, any_size=any_size):
             return _report(place.path, done, started, already_there=True)
         place.check_free(overwrite=overwrite)
-        plan = make_plan(description, settings, rules)
-        manifest, num_resumed = _build(place, plan, job, on_progress)
+        form = chosen_form(description, settings, rules, origin)
+        manifest, num_resumed = _build(place, form, job, on_progress)
     return _report(place.path, manifest, started, num_resumed=num_resumed)
 
 
@@ -128,7 +124,7 @@ class Job:
     identity: Identity
     origin: Mapping[str, Any]
 
-    def key(self, plan: Plan) -> str:
+    def key(self, plan: Plan[Any]) -> str:
         """Equal only if the same files would come out."""
         parts = [asdict(self.settings), asdict(self.identity), list(self.extras), plan.as_text()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -142,49 +138,18 @@ class Job:
             )
 
 
-def make_plan(description: Description, settings: Settings, rules: Callable[[], Rules] | None) -> Plan:
-    """Decide which tensor goes where.
-
-    Raises:
-        InvalidSettingError: A layer is larger than a file may be.
-        WeightsMismatchError: The model has no place for a tensor, so that nothing says how to cut it.
-    """
-    tensors = [
-        Wanted(
-            name=tensor.name,
-            dtype=settings.dtype if settings.dtype and tensor.dtype in CONVERTIBLE else tensor.dtype,
-            shape=tensor.shape,
-        )
-        for tensor in description.tensors.values()
-    ]
-    if settings.tp_size is None or rules is None:
-        return plan_layers(tensors, settings.max_shard_bytes)
-    known = rules()
-    unknown = sorted(tensor.name for tensor in tensors if tensor.name not in known)
-    if unknown:
-        raise WeightsMismatchError(
-            path=str(description.directory),
-            nothing_took=unknown,
-            hint="Only tensors that config.json's model knows can be cut for ranks.",
-        )
-    return plan_ranks(tensors, known, settings.tp_size, settings.max_shard_bytes)
-
-
-def _build(place: Target, plan: Plan, job: Job, on_progress: OnProgress | None) -> tuple[Manifest, int]:
+def _build(place: Target, form: Form, job: Job, on_progress: OnProgress | None) -> tuple[Manifest, int]:
     """Fill the partial directory and move it into place; also says how many files an earlier run had finished."""
-    description, settings = job.description, job.settings
+    description, settings, plan = job.description, job.settings, form.plan
     with place.typed_errors(plan.num_bytes):
         journal = Journal(place.partial, job.key(plan))
-        place.check_space(plan.num_bytes + _unpacked_bytes(description) - journal.tidy())
-        sums, num_resumed = write_plan(plan, description, place.partial, journal, on_progress)
+        needed = plan.num_bytes + num_scratch_bytes(plan) + _unpacked_bytes(description)
+        place.check_space(needed - journal.tidy())
+        sums, num_resumed = write_plan(plan, form.make_writer(place.partial), place.partial, journal, on_progress)
         journal.tidy()
         job.check_unchanged()
         copy_extras(description.directory, place.partial, job.extras, settings.dtype)
-        if settings.tp_size is None:
-            write_layers_index(place.partial, plan)
-        else:
-            index = ranks_index(plan, description, settings.tp_size, sums, job.origin)
-            write_ranks_index(place.partial, index)
+        form.write_index(place.partial, place.path, sums)
         manifest = Manifest(
             settings=settings,
             source=job.identity,

@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any, Generic, Protocol
 
 from raydsinfer.checkpoints.resharding.journal import Journal
-from raydsinfer.checkpoints.resharding.plan import Plan, Stripe
-from raydsinfer.checkpoints.resharding.writer import StripeWriter
+from raydsinfer.checkpoints.resharding.plan import AnyFile, Plan, Stripe
 from raydsinfer.checkpoints.sizes import OnProgress
-from raydsinfer.checkpoints.weights.description import Description
 from raydsinfer.checkpoints.weights.ranks_index import FileSum
 
 _NUM_THREADS = min(4, os.cpu_count() or 1)  # hashing and copying use one core each; each thread maps one tensor
 _SCRATCH = "scratch"
 
 
+class Writer(Protocol):
+    """Writes the files of a stripe and reads them back; several threads may use it."""
+
+    def write(self, stripe: Any) -> dict[str, FileSum]:
+        """File name → size and checksum."""
+
+
+class MakeWriter(Protocol):
+    """Makes a writer; see `StripeWriter` for its arguments."""
+
+    def __call__(self, *, scratch: Path, on_bytes: Callable[[int], None], check: Callable[[], None]) -> Writer:
+        """The writer."""
+
+
 def write_plan(
-    plan: Plan, description: Description, directory: Path, journal: Journal, on_progress: OnProgress | None
+    plan: Plan[AnyFile],
+    make_writer: MakeWriter,
+    directory: Path,
+    journal: Journal,
+    on_progress: OnProgress | None,
 ) -> tuple[dict[str, FileSum], int]:
     """Write the files of a plan that are not there yet, and read each back.
 
     Args:
         plan: What to write.
-        description: The source.
+        make_writer: Makes what writes them.
         directory: Where the files go.
         journal: Of the directory.
         on_progress: See `OnProgress`; called from several threads, but never at once.
@@ -33,7 +51,7 @@ def write_plan(
     Returns:
         File name → size and checksum, in the order of the plan; and how many files were there already.
     """
-    crew = _Crew(plan, description, directory, journal, on_progress)
+    crew = _Crew(plan, make_writer, directory, journal, on_progress)
     with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="reshard") as pool:
         futures = [pool.submit(crew.do, stripe) for stripe in plan.stripes]
         try:
@@ -46,24 +64,33 @@ def write_plan(
     return {file.name: crew.sums[file.name] for file in plan.files}, crew.num_resumed
 
 
-class _Crew:
+def num_scratch_bytes(plan: Plan[AnyFile]) -> int:
+    """Space that files take beside their own while they are written: they are put together before `torch.save`."""
+    sizes = (file.num_bytes for file in plan.files if file.exact_bytes is None)
+    return sum(sorted(sizes, reverse=True)[:_NUM_THREADS])
+
+
+class _Crew(Generic[AnyFile]):
     """What the threads share."""
 
     def __init__(
-        self, plan: Plan, description: Description, directory: Path, journal: Journal, on_progress: OnProgress | None
+        self,
+        plan: Plan[AnyFile],
+        make_writer: MakeWriter,
+        directory: Path,
+        journal: Journal,
+        on_progress: OnProgress | None,
     ) -> None:
         self._journal, self._on_progress = journal, on_progress
-        self._writer = StripeWriter(
-            description, directory, scratch=directory / _SCRATCH, on_bytes=self._advance, check=self._check
-        )
+        self._writer = make_writer(scratch=directory / _SCRATCH, on_bytes=self._advance, check=self._check)
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._done, self._total = 0, sum(entry.num_bytes for file in plan.files for entry in file.entries)
         self.sums: dict[str, FileSum] = {}
         self.num_resumed = 0
 
-    def do(self, stripe: Stripe) -> None:
+    def do(self, stripe: Stripe[AnyFile]) -> None:
         """Write a stripe, unless it is there."""
-        found = {file.name: self._journal.trusted(file.name, file.num_bytes, self._check) for file in stripe.files}
+        found = {file.name: self._journal.trusted(file.name, file.exact_bytes, self._check) for file in stripe.files}
         sums = {name: file for name, file in found.items() if file is not None}
         if len(sums) == len(found):
             self._advance(sum(entry.num_bytes for file in stripe.files for entry in file.entries))

@@ -44,7 +44,7 @@ class StripeWriter:
         self._description, self._directory = description, directory
         self._scratch, self._on_bytes, self._check = scratch, on_bytes, check
 
-    def write(self, stripe: Stripe) -> dict[str, FileSum]:
+    def write(self, stripe: Stripe[OutputFile]) -> dict[str, FileSum]:
         """Write the files of a stripe and read them back.
 
         Returns:
@@ -56,12 +56,12 @@ class StripeWriter:
             OSError: The disk does not take it.
         """
         with ExitStack() as stack:
-            sinks = [stack.enter_context(_Sink(self._directory / file.name, file)) for file in stripe.files]
+            sinks = [stack.enter_context(Sink(self._directory / file.name, file.header())) for file in stripe.files]
             for row in zip(*(file.entries for file in stripe.files), strict=True):
                 with self._mapped(row[0].name) as tensor:
                     for sink, entry in zip(sinks, row, strict=True):
                         self._copy(tensor, entry, sink)
-        return {sink.path.name: self._verified(sink) for sink in sinks}
+        return {sink.path.name: sink.verified(self._check) for sink in sinks}
 
     @contextmanager
     def _mapped(self, name: str) -> Iterator[torch.Tensor]:
@@ -69,7 +69,7 @@ class StripeWriter:
         with TensorReader(self._description, tp_size=self._description.tp_size or 1, scratch=self._scratch) as reader:
             yield reader.read(name)
 
-    def _copy(self, tensor: torch.Tensor, entry: Entry, sink: _Sink) -> None:
+    def _copy(self, tensor: torch.Tensor, entry: Entry, sink: Sink) -> None:
         import torch
 
         dtype: torch.dtype = getattr(torch, entry.dtype)
@@ -77,54 +77,78 @@ class StripeWriter:
             if block.dtype != dtype:
                 block, num_infinite = convert(block, dtype)
                 if num_infinite:
-                    raise self._too_large(tensor, entry, dtype)
+                    raise too_large(self._description.directory, entry.name, tensor, dtype)
             sink.write(raw_bytes(block))
             self._on_bytes(block.nbytes)
 
-    def _too_large(self, tensor: torch.Tensor, entry: Entry, dtype: torch.dtype) -> CheckpointError:
-        import torch
 
-        count, largest = 0, 0.0
-        for block in blocks(tensor, WHOLE):
-            count += convert(block, dtype)[1]
-            largest = max(largest, float(block[block.isfinite()].abs().max()) if block.isfinite().any() else 0.0)
-        return CheckpointError(
-            path=str(self._description.directory),
-            reason=f"{count} of {tensor.numel()} values of {entry.name} do not fit {entry.dtype} "
-            f"(largest {largest:.6g}, limit {torch.finfo(dtype).max:.6g})",
-            hint="Choose another dtype: bfloat16 and float32 reach further than float16.",
-        )
+def too_large(path: Path, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> CheckpointError:
+    """The error of a tensor with values that another dtype cannot hold.
 
-    def _verified(self, sink: _Sink) -> FileSum:
-        found = sum_of(sink.path, self._check)
-        if found != sink.sum():
+    Args:
+        path: The source.
+        name: The tensor's name.
+        tensor: Its values.
+        dtype: What it should become.
+    """
+    import torch
+
+    count, largest = 0, 0.0
+    for block in blocks(tensor, WHOLE):
+        count += convert(block, dtype)[1]
+        largest = max(largest, float(block[block.isfinite()].abs().max()) if block.isfinite().any() else 0.0)
+    return CheckpointError(
+        path=str(path),
+        reason=f"{count} of {tensor.numel()} values of {name} do not fit {str(dtype).removeprefix('torch.')} "
+        f"(largest {largest:.6g}, limit {torch.finfo(dtype).max:.6g})",
+        hint="Choose another dtype: bfloat16 and float32 reach further than float16.",
+    )
+
+
+class Sink:
+    """A file that is being written; a context manager that removes what was not finished.
+
+    Args:
+        path: The file.
+        header: What it begins with.
+    """
+
+    def __init__(self, path: Path, header: bytes = b"") -> None:
+        self.path, self._header = path, header
+        self._hash, self._num_bytes = hashlib.sha256(), 0
+
+    def __enter__(self) -> Sink:
+        self._stream = self.path.open("wb")
+        self.write(self._header)
+        return self
+
+    def write(self, data: Any) -> int:
+        """Append; returns the number of bytes."""
+        self._stream.write(data)
+        self._hash.update(data)
+        self._num_bytes += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: it happens at the end. `torch.save` asks for it."""
+
+    def verified(self, check: Callable[[], None]) -> FileSum:
+        """Size and checksum of what was written, compared with what is on the disk.
+
+        Args:
+            check: Called after each block that was read back; may raise to stop.
+
+        Raises:
+            OutputError: They differ.
+        """
+        found = sum_of(self.path, check)
+        if found != FileSum(bytes=self._num_bytes, sha256=self._hash.hexdigest()):
             raise OutputError(
-                path=str(sink.path),
+                path=str(self.path),
                 reason="what was read back is not what was written",
                 hint="Check the disk, then run again.",
             )
         return found
-
-
-class _Sink:
-    """A file that is being written; a context manager that removes what was not finished."""
-
-    def __init__(self, path: Path, file: OutputFile) -> None:
-        self.path, self._file = path, file
-        self._hash, self._num_bytes = hashlib.sha256(), 0
-
-    def __enter__(self) -> _Sink:
-        self._stream = self.path.open("wb")
-        self.write(self._file.header())
-        return self
-
-    def write(self, data: Any) -> None:
-        self._stream.write(data)
-        self._hash.update(data)
-        self._num_bytes += len(data)
-
-    def sum(self) -> FileSum:
-        return FileSum(bytes=self._num_bytes, sha256=self._hash.hexdigest())
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:

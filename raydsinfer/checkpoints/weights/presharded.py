@@ -10,9 +10,44 @@ from typing import Any
 from raydsinfer.checkpoints.weights.description import Description, LogicalTensor, Piece
 from raydsinfer.checkpoints.weights.weight_file import WeightFile, check_names, read_weight_file
 from raydsinfer.checkpoints.weights.whole_files import WholeFiles, describe_whole_files, whole_tensors
-from raydsinfer.errors import CorruptCheckpointError
+from raydsinfer.errors import CorruptCheckpointError, UnsupportedError
 
 PRESHARDED_INDEX = "ds_inference_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreshardedIndex:
+    """What DeepSpeed's loader is told.
+
+    Args:
+        model_type: ``bloom`` or ``ds_model``.
+        base_dir: Where the files are: DeepSpeed does not look beside the index.
+        whole: Files with tensors that all ranks have whole.
+        cut: The other files: the first of each rank, then the second of each, and so on.
+        tp_size: Number of ranks.
+        dtype: Of the weights.
+    """
+
+    model_type: str
+    base_dir: str
+    whole: tuple[str, ...]
+    cut: tuple[str, ...]
+    tp_size: int
+    dtype: str
+
+
+def write_presharded_index(directory: Path, index: PreshardedIndex) -> None:
+    """Write `ds_inference_config.json`, as DeepSpeed's `save_mp_checkpoint_path` does."""
+    content = {
+        "type": index.model_type,
+        "base_dir": index.base_dir,
+        "checkpoints": {"non_tp": index.whole, "tp": index.cut},
+        "version": 1.0,
+        "parallelization": "tp",
+        "tp_size": index.tp_size,
+        "dtype": index.dtype,
+    }
+    (directory / PRESHARDED_INDEX).write_text(json.dumps(content, indent=1) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +57,12 @@ class _Lists:
     Args:
         whole: Files with tensors that all ranks have whole.
         by_rank: By rank, its files; empty if nothing is cut.
+        dtype: Of the weights, as DeepSpeed says it; empty if it does not.
     """
 
     whole: tuple[str, ...]
     by_rank: tuple[tuple[str, ...], ...] = ()
+    dtype: str = ""
 
 
 def describe_presharded(directory: Path) -> Description:
@@ -36,9 +73,16 @@ def describe_presharded(directory: Path) -> Description:
 
     Raises:
         CorruptCheckpointError: A file is missing or unreadable, or the ranks' files differ in what they hold.
+        UnsupportedError: The weights are quantised.
     """
     path = directory / PRESHARDED_INDEX
     lists = _read_lists(path)
+    if lists.dtype == "int8":
+        raise UnsupportedError(
+            what=f"loading {directory}",
+            why="DeepSpeed quantised its weights to int8 before it wrote them",
+            instead="Use weights in float16 (microsoft/bloom-deepspeed-inference-fp16 instead of -int8).",
+        )
     names = (*lists.whole, *(name for files in lists.by_rank for name in files))
     check_names(directory, PRESHARDED_INDEX, names)
     if not lists.by_rank:
@@ -86,10 +130,10 @@ def _cut(path: Path, name: str, ranks: list[dict[str, Piece]]) -> LogicalTensor:
 def _read_lists(path: Path) -> _Lists:
     try:
         content = json.loads(path.read_bytes())
-        listed = content["checkpoints"]
+        listed, dtype = content["checkpoints"], str(content.get("dtype", ""))
         cut = content.get("parallelization") == "tp" or isinstance(listed, dict)
         if not cut:
-            return _Lists(whole=_names(listed))
+            return _Lists(whole=_names(listed), dtype=dtype)
         files = _names(listed["tp"] if isinstance(listed, dict) else listed)
         whole = _names(listed.get("non_tp", [])) if isinstance(listed, dict) else ()
         tp_size = content.get("mp_size", content.get("tp_size", len(files)))
@@ -97,7 +141,7 @@ def _read_lists(path: Path) -> _Lists:
             raise ValueError(f"{len(files)} files for {tp_size} ranks")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _corrupt(path, f"not a readable list of files ({type(error).__name__}: {error})") from error
-    return _Lists(whole=whole, by_rank=tuple(files[rank::tp_size] for rank in range(tp_size)))
+    return _Lists(whole=whole, by_rank=tuple(files[rank::tp_size] for rank in range(tp_size)), dtype=dtype)
 
 
 def _names(listed: Any) -> tuple[str, ...]:

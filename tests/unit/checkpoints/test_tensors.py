@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from raydsinfer.checkpoints.tensors import FORMAT_NAMES, ITEM_BYTES, WHOLE, Slice, fits, in_words, is_whole, merged
+from raydsinfer.checkpoints.tensors import (
+    FORMAT_NAMES,
+    ITEM_BYTES,
+    WHOLE,
+    Slice,
+    Span,
+    fits,
+    gathered,
+    in_words,
+    is_whole,
+    merged,
+)
+from tests.weights import take
 
 RANGES = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)).map(lambda p: (min(p), max(p))), max_size=6)
 
@@ -55,3 +68,33 @@ def test_parts_in_words() -> None:
     assert in_words(WHOLE) == "the whole"
     assert in_words(Slice(1, ((0, 4), (6, 8)))) == "indices 0 to 4, 6 to 8 along dimension 1"
     assert in_words(Slice(0, ())) == "indices none along dimension 0"
+
+
+@given(wanted=RANGES, order=st.permutations(range(8)), cuts=st.sets(st.integers(1, 7)), dim=st.integers(0, 1))
+def test_a_part_is_put_together_from_the_parts_of_others(
+    wanted: list[tuple[int, int]], order: list[int], cuts: set[int], dim: int
+) -> None:
+    tensor = torch.arange(64).reshape(8, 8)
+    edges = [0, *sorted(cuts), 8]
+    owned = [order[a:b] for a, b in pairwise(edges)]
+    have = [Slice(dim, tuple((i, i + 1) for i in indices)) for indices in owned]
+    part = Slice(dim, tuple(wanted))
+    along, spans = gathered(part, have, tensor.shape)
+    stored = [take(tensor, kept) for kept in have]
+    pieces = [stored[span.owner].narrow(dim, span.start, span.stop - span.start) for span in spans]
+    assert along == dim
+    assert torch.equal(torch.cat([tensor.narrow(dim, 0, 0), *pieces], dim), take(tensor, part))
+
+
+def test_the_whole_and_parts_of_the_whole_are_found() -> None:
+    halves = [Slice(1, ((0, 2),)), Slice(1, ((2, 4),))]
+    assert gathered(WHOLE, halves, (3, 4)) == (1, [Span(0, 0, 2), Span(1, 0, 2)])
+    assert gathered(halves[1], [WHOLE], (3, 4)) == (1, [Span(0, 2, 4)])
+    assert gathered(WHOLE, [WHOLE, WHOLE], (3, 4)) == (0, [Span(0, 0, 3)])
+
+
+def test_a_part_that_nobody_has() -> None:
+    with pytest.raises(ValueError, match="nobody has index 3 along dimension 0"):
+        gathered(WHOLE, [Slice(0, ((0, 3),))], (4,))
+    with pytest.raises(ValueError, match="indices 0 to 1 along dimension 0 cannot be put together"):
+        gathered(Slice(0, ((0, 1),)), [Slice(1, ((0, 2),))], (4, 2))

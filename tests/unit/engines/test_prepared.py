@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from raydsinfer.checkpoints.resharding.fused import FusedRules, FusedTensor, Region
+from raydsinfer.checkpoints.tensors import WHOLE
 from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines import resharding
@@ -13,6 +15,8 @@ from raydsinfer.engines.prepared import prepared_directory
 from raydsinfer.engines.resharding import checked_settings, reshard_directory
 from raydsinfer.errors import InvalidSettingError, OutputError
 from tests import synthetic
+
+LAYER = "model.layers.0.attn.weight"
 
 
 @pytest.fixture
@@ -25,6 +29,14 @@ def rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules by hand: DeepSpeed knows no made-up models."""
     by_hand = synthetic.uneven_rules(synthetic.tensors())
     monkeypatch.setattr(resharding, "slice_rules_in_process", lambda *_, **__: by_hand)
+    fused = FusedRules(model_type="ds_model", whole=[_fused("model.norm.weight")], by_rank=[[_fused(LAYER)]] * 3)
+    monkeypatch.setattr(resharding, "fused_rules_in_process", lambda *_, **__: fused)
+
+
+def _fused(name: str) -> FusedTensor:
+    shape = tuple(synthetic.tensors()[name].shape)
+    region = Region(source=name, part=WHOLE, offset=0, shape=shape, stride=(16, 1)[-len(shape) :])
+    return FusedTensor(names=(name,), shape=shape, regions=(region,))
 
 
 def test_nothing_asked_is_nothing_done(tmp_path: Path, model: Path) -> None:
@@ -48,6 +60,22 @@ def test_ranks_are_made_for_the_gang(tmp_path: Path, model: Path) -> None:
     says = r"holds another reshard.*Remove it, or choose another path for save_mp_checkpoint_path\.$"
     with pytest.raises(OutputError, match=says):
         prepared_directory(model, config, 2)
+
+
+def test_kernels_have_deepspeeds_own_form_made_for_them(tmp_path: Path, model: Path) -> None:
+    config = EngineConfig(save_mp_checkpoint_path=str(tmp_path / "ranks"), kernel_inject=True)
+    description = describe(prepared_directory(model, config, 3))
+    assert (description.form, description.tp_size) == ("deepspeed", 3)
+    autotp = EngineConfig(save_mp_checkpoint_path=str(tmp_path / "ranks"))
+    with pytest.raises(OutputError, match="or made with other settings"):
+        prepared_directory(model, autotp, 3)
+
+
+def test_kernels_take_what_was_made_for_autotp(tmp_path: Path, model: Path) -> None:
+    settings = {"save_mp_checkpoint_path": str(tmp_path / "ranks")}
+    made = prepared_directory(model, EngineConfig(**settings), 3)
+    assert prepared_directory(model, EngineConfig(**settings, kernel_inject=True), 3) == made
+    assert describe(made).form == "ranks"
 
 
 def test_ranks_are_made_from_layers_if_both_are_asked_for(tmp_path: Path, model: Path) -> None:

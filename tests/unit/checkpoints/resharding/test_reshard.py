@@ -18,10 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from raydsinfer.checkpoints.resharding.forms import Rules
 from raydsinfer.checkpoints.resharding.journal import JOURNAL
 from raydsinfer.checkpoints.resharding.manifest import MANIFEST, Settings
 from raydsinfer.checkpoints.resharding.planner import layer_of
-from raydsinfer.checkpoints.resharding.reshard import ReshardReport, Rules, reshard_files
+from raydsinfer.checkpoints.resharding.reshard import ReshardReport, reshard_files
 from raydsinfer.checkpoints.tensors import Slice
 from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.checkpoints.weights.ranks_index import RANKS_INDEX, read_ranks_index

@@ -10,7 +10,7 @@ import torch
 
 from raydsinfer.checkpoints.tensors import WHOLE
 from raydsinfer.checkpoints.weights.describe import describe
-from raydsinfer.errors import CorruptCheckpointError
+from raydsinfer.errors import CorruptCheckpointError, UnsupportedError
 from tests.weights import ONE, TWO, write_file, write_presharded
 
 HALF = torch.float16
@@ -93,6 +93,19 @@ def test_a_configuration_that_cannot_be_is_refused(
         describe(directory)
 
 
+def test_each_rank_may_have_its_own_copy_of_what_is_whole(directory: Path) -> None:
+    edit(directory, lambda content: content.update(checkpoints=["non-tp.pt"] * 2 + content["checkpoints"]["tp"]))
+    embed = describe(directory).tensors["embed"]
+    assert [(piece.tensor.file, piece.slice) for piece in embed.pieces] == [("non-tp.pt", None)] * 2
+
+
+def test_a_file_that_was_cut_short(directory: Path) -> None:
+    path = directory / "tp_01_00.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CorruptCheckpointError, match=r"tp_01_00\.pt: truncated or unreadable"):
+        describe(directory)
+
+
 def test_a_rank_that_lacks_what_others_have(directory: Path) -> None:
     write_file(directory / "tp_01_01.pt", {})
     with pytest.raises(CorruptCheckpointError, match=r"files of rank 1 lack tensor l\.b"):
@@ -111,7 +124,13 @@ def test_ranks_of_different_dtypes(directory: Path) -> None:
         describe(directory)
 
 
-def test_quantised_weights_are_refused(directory: Path) -> None:
+def test_weights_that_were_quantised_are_refused_by_name(directory: Path) -> None:
+    edit(directory, lambda content: content.update(dtype="int8"))
+    with pytest.raises(UnsupportedError, match=r"quantised its weights to int8.*bloom-deepspeed-inference-fp16"):
+        describe(directory)
+
+
+def test_quantised_tensors_are_refused(directory: Path) -> None:
     write_file(directory / "tp_00_01.pt", {"l.b": [torch.ones(3, dtype=torch.int8), torch.ones(1)]})
     with pytest.raises(CorruptCheckpointError, match=r"tp_00_01\.pt: l\.b is no tensor but list: DeepSpeed's int8"):
         describe(directory)
