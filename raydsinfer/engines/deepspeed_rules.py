@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from raydsinfer.engines import deepspeed_setup
 from raydsinfer.engines import model as models
 from raydsinfer.engines.base import RankContext
 from raydsinfer.engines.families import check_autotp, choose_mode
+from raydsinfer.errors import UnsupportedError
 
 
 def slice_rules(directory: Path, world_size: int, *, trust_remote_code: bool = False) -> dict[str, tuple[Slice, ...]]:
@@ -37,7 +39,7 @@ def slice_rules(directory: Path, world_size: int, *, trust_remote_code: bool = F
         UnsupportedError: DeepSpeed's AutoTP does not know the model, or slices it in a way of its own.
     """
     model_config = models.read_config(directory, trust_remote_code=trust_remote_code)
-    check_autotp(model_config, world_size)
+    _require_slices(model_config, world_size)
     model = models.build_meta(model_config, torch.float32, trust_remote_code=trust_remote_code)
     stored = list(describe(directory).tensors)
     owner = {tensor: parameter for parameter, tensor in models.tensor_names(model, stored, str(directory)).items()}
@@ -77,6 +79,14 @@ def fused_rules(directory: Path, world_size: int, *, trust_remote_code: bool = F
     from raydsinfer.engines.deepspeed_fused_rules import fused_rules_of  # imports DeepSpeed
 
     return fused_rules_of(model, describe(directory), config, context)
+
+
+def _require_slices(model_config: Any, world_size: int) -> None:
+    try:
+        check_autotp(model_config, world_size)
+    except UnsupportedError as error:
+        what = f"cutting {model_config.model_type} for {world_size} ranks"
+        raise UnsupportedError(what=what, why=error.why, instead="Use the model as it is, or fewer ranks.") from None
 
 
 def _as_rank_0(model: nn.Module, world_size: int) -> nn.Module:

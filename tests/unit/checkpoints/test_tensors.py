@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from raydsinfer.checkpoints.tensors import (
-    FORMAT_NAMES,
     ITEM_BYTES,
     WHOLE,
     Slice,
@@ -20,6 +19,7 @@ from raydsinfer.checkpoints.tensors import (
     in_words,
     is_whole,
     merged,
+    within,
 )
 from tests.weights import take
 
@@ -98,3 +98,29 @@ def test_a_part_that_nobody_has() -> None:
         gathered(WHOLE, [Slice(0, ((0, 3),))], (4,))
     with pytest.raises(ValueError, match="indices 0 to 1 along dimension 0 cannot be put together"):
         gathered(Slice(0, ((0, 1),)), [Slice(1, ((0, 2),))], (4, 2))
+
+
+def test_a_part_of_what_was_cut_out() -> None:
+    cut = Slice(0, ((24, 36), (0, 12)))
+    assert within(Slice(0, ((0, 12),)), cut, (48, 3)) == Slice(0, ((12, 24),))
+    assert within(Slice(0, ((30, 32), (2, 4), (24, 26))), cut, (48, 3)) == Slice(0, ((6, 8), (14, 16), (0, 2)))
+    # Neighbours in the tensor that are none in what is stored.
+    assert within(Slice(0, ((2, 8),)), Slice(0, ((4, 8), (0, 4))), (16, 3)) == Slice(0, ((6, 8), (0, 4)))
+    assert within(Slice(0, ((24, 36), (0, 12))), cut, (48, 3)) == WHOLE
+    assert within(Slice(1, ((0, 1),)), Slice(0, ((0, 48),)), (48, 3)) == Slice(1, ((0, 1),))
+
+
+@pytest.mark.parametrize("part", [Slice(0, ((10, 13),)), Slice(0, ((40, 44),)), Slice(1, ((0, 1),)), WHOLE])
+def test_a_part_that_was_not_cut_out(part: Slice) -> None:
+    assert within(part, Slice(0, ((24, 36), (0, 12))), (48, 3)) is None
+
+
+@given(part=RANGES, cut=RANGES)
+def test_a_part_is_found_exactly_where_all_of_it_is_stored(
+    part: list[tuple[int, int]], cut: list[tuple[int, int]]
+) -> None:
+    wanted, stored = Slice(0, tuple(part)), Slice(0, tuple(cut))
+    found, kept = within(wanted, stored, (8,)), indices(stored, 8)
+    assert (found is None) == (not set(indices(wanted, 8)) <= set(kept))
+    if found is not None:
+        assert [kept[i] for i in indices(found, len(kept))] == indices(wanted, 8)
