@@ -101,6 +101,33 @@ def is_whole(part: Slice, shape: Sequence[int]) -> bool:
     return merged(part, shape) == WHOLE
 
 
+def inside(part: Slice, cut: Slice, shape: Sequence[int]) -> Slice | None:
+    """Where a part of a tensor lies in what was cut out of it; None if not all of it does.
+
+    Args:
+        part: Of the tensor; may have indices more than once.
+        cut: What was cut out of the tensor.
+        shape: Of the tensor.
+    """
+    part, cut = merged(part, shape), merged(cut, shape)
+    if part == cut:
+        return WHOLE
+    if cut.dim is None:
+        return part
+    if part.dim != cut.dim:
+        return None
+    ranges, firsts, first = [], [], 0
+    for start, stop in cut.ranges:
+        firsts.append((start, stop, first))
+        first += stop - start
+    for start, stop in part.ranges:
+        at = next((first + start - begin for begin, end, first in firsts if begin <= start and stop <= end), None)
+        if at is None:
+            return None
+        ranges.append((at, at + stop - start))
+    return Slice(part.dim, tuple(ranges))
+
+
 def fits(part: Slice, shape: Sequence[int]) -> bool:
     """Whether a tensor has such a part."""
     if part.dim is None:

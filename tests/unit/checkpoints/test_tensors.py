@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from raydsinfer.checkpoints.tensors import FORMAT_NAMES, ITEM_BYTES, WHOLE, Slice, fits, in_words, is_whole, merged
+from raydsinfer.checkpoints.tensors import (
+    FORMAT_NAMES,
+    ITEM_BYTES,
+    WHOLE,
+    Slice,
+    fits,
+    in_words,
+    inside,
+    is_whole,
+    merged,
+)
 
 RANGES = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)).map(lambda p: (min(p), max(p))), max_size=6)
 
@@ -33,6 +43,19 @@ def test_parts_are_equal_when_merged_exactly_if_they_keep_the_same(
     assert (merged(a, (8,)) == merged(b, (8,))) == (indices(a, 8) == indices(b, 8))
     assert indices(merged(a, (8,)), 8) == indices(a, 8)
     assert is_whole(a, (8,)) == (indices(a, 8) == list(range(8)))
+
+
+@given(part=RANGES, cut=RANGES)
+def test_where_a_part_lies_in_what_was_cut_out(part: list[tuple[int, int]], cut: list[tuple[int, int]]) -> None:
+    wanted, stored = Slice(0, tuple(part)), Slice(0, tuple(cut))
+    here, have = inside(wanted, stored, (8,)), indices(stored, 8)
+    if here is not None:
+        found = have if here.dim is None else [have[i] for i in indices(here, len(have))]
+        assert found == indices(wanted, 8)
+    else:
+        # Each range of the part has to lie within one of the ranges that were cut out.
+        needed = merged(wanted, (8,)).ranges or ((0, 8),)
+        assert not all(any(a <= c and d <= b for a, b in merged(stored, (8,)).ranges) for c, d in needed)
 
 
 @pytest.mark.parametrize(
