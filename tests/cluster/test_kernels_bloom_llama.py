@@ -19,6 +19,7 @@ PADDED = [12, 1, 5, 9]
 LONG = [MAX_TOKENS - 1, 40]
 
 _LLAMA = {"hidden_size": 128, "intermediate_size": 256}  # the kernels cannot rotate heads of less than 32
+_ROPE = {"rope_type": "default", "rope_theta": 500.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     # Slopes of 6 heads are not those of 8 or 4 heads: those past a power of two come from another series.
     "bloom": ("bloom", {"hidden_size": 96, "n_head": 6}),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from raydsinfer.checkpoints.tensors import (
+    FORMAT_NAMES,
     ITEM_BYTES,
     WHOLE,
     Slice,
