@@ -20,6 +20,7 @@ from tests.ranks import run_ranks
 
 REQUESTS = prompts([9, 4, 23])
 NEW_TOKENS = 12
+QUANTISED = "model.decoder.layers.0.norm_w"
 
 
 def save(context: Any, model: Path, target: Path) -> None:
@@ -114,7 +115,7 @@ def of_rank(directory: Path, rank: int, world_size: int) -> dict[str, torch.Tens
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model, what DeepSpeed wrote of it for one rank and for two, and that with another model's configuration."""
+    """A model, what DeepSpeed wrote of it for one rank and for two, and that as it could not be."""
     base = tmp_path_factory.mktemp("presharded")
     model = write_tiny_model("opt", base / "model", tokenizer=False, num_hidden_layers=2)
     found = {"model": model, "for 1": base / "one", "for 2": base / "two", "other": base / "other"}
@@ -122,6 +123,10 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         run_ranks(world_size, save, model, found[name])
         shutil.copy(model / "config.json", found[name])
     shutil.copytree(found["for 2"], found["other"])
+    for path in found["other"].glob("tp_*.pt"):
+        state = torch.load(path)
+        quantised = {name: tensor.to(torch.int8) for name, tensor in state.items() if name == QUANTISED}
+        torch.save({**state, **quantised}, path)
     config = json.loads((model / "config.json").read_text())
     (found["other"] / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "vocab_size": 300}))
     return found
@@ -140,6 +145,7 @@ def test_a_gang_of_the_same_size_loads_it_and_says_what_does_not_fit(directories
     assert isinstance(other, WeightsMismatchError)
     assert "model.decoder.layers.1.attention.attn_qkvw" in other.nothing_took
     assert other.wrong_shape["model.decoder.embed_tokens.weight"] == "(259, 64) instead of (300, 64)"
+    assert other.wrong_dtype == {QUANTISED: "int8"}
     assert "Check config.json" in str(other)
 
 
