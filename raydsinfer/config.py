@@ -140,8 +140,8 @@ class EngineConfig(Settings):
         trust_remote_code: Whether Python code in the model's directory may run.
         save_mp_checkpoint_path: Directory for each rank's own part of the weights. Made once, by
             `raydsinfer.reshard`, for as many ranks as the gang has, and loaded from: the next start reads
-            no more than it keeps. With `kernel_inject` in DeepSpeed's own form, else in ours. On a disk that all
-            nodes share, or on each node's own; absolute, or from ``~``.
+            no more than it keeps. With `kernel_inject` in DeepSpeed's own form, else in ours. On a disk
+            that all nodes share, or on each node's own; absolute, or from ``~``.
         reshard_checkpoint_path: Directory for the weights with each decoder layer whole in one file.
             Made once, by `raydsinfer.reshard`, and loaded from. Absolute, or from ``~``.
         echo_fault: What the echo engine should do wrong.

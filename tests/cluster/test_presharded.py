@@ -18,8 +18,11 @@ from raydsinfer.errors import RaydsinferError, UnsupportedError, WeightsMismatch
 from tests.models import plain_greedy, prompts, write_tiny_model
 from tests.ranks import run_ranks
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]  # several process groups, one after the other
+
 REQUESTS = prompts([9, 4, 23])
 NEW_TOKENS = 12
+QUANTISED = "model.decoder.layers.0.norm_w"
 
 
 def save(context: Any, model: Path, target: Path) -> None:
@@ -114,65 +117,84 @@ def of_rank(directory: Path, rank: int, world_size: int) -> dict[str, torch.Tens
 
 
 @pytest.fixture(scope="module")
-def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model, what DeepSpeed wrote of it for one rank and for two, and that with another model's configuration."""
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("presharded")
-    model = write_tiny_model("opt", base / "model", tokenizer=False, num_hidden_layers=2)
-    found = {"model": model, "for 1": base / "one", "for 2": base / "two", "other": base / "other"}
-    for world_size, name in ((1, "for 1"), (2, "for 2")):
-        run_ranks(world_size, save, model, found[name])
-        shutil.copy(model / "config.json", found[name])
-    shutil.copytree(found["for 2"], found["other"])
-    config = json.loads((model / "config.json").read_text())
-    (found["other"] / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "vocab_size": 300}))
-    return found
+    return write_tiny_model("opt", base / "model", tokenizer=False, num_hidden_layers=2)
 
 
-@pytest.mark.slow
-def test_a_gang_of_the_same_size_loads_it_and_says_what_does_not_fit(directories: dict[str, Path]) -> None:
-    (tokens, all_arrived), (autotp, other) = run_ranks(
-        2, answers_and_refusals, directories["for 2"], directories["other"]
-    )
-    assert tokens == plain_greedy(directories["model"], REQUESTS, NEW_TOKENS)
+def written(model: Path, world_size: int) -> Path:
+    """What DeepSpeed writes of a model for so many ranks."""
+    target = model.with_name(f"for {world_size}")
+    run_ranks(world_size, save, model, target)
+    shutil.copy(model / "config.json", target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def for_one(model: Path) -> Path:
+    return written(model, 1)
+
+
+@pytest.fixture(scope="module")
+def for_two(model: Path) -> Path:
+    return written(model, 2)
+
+
+@pytest.fixture(scope="module")
+def other(for_two: Path) -> Path:
+    """What DeepSpeed wrote, with another model's configuration and an int8 tensor."""
+    target = for_two.with_name("other")
+    shutil.copytree(for_two, target)
+    for path in target.glob("tp_*.pt"):
+        state = torch.load(path)
+        quantised = {name: tensor.to(torch.int8) for name, tensor in state.items() if name == QUANTISED}
+        torch.save({**state, **quantised}, path)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "vocab_size": 300}))
+    return target
+
+
+def test_a_gang_of_the_same_size_loads_it_and_says_what_does_not_fit(model: Path, for_two: Path, other: Path) -> None:
+    (tokens, all_arrived), (autotp, misfit) = run_ranks(2, answers_and_refusals, for_two, other)
+    assert tokens == plain_greedy(model, REQUESTS, NEW_TOKENS)
     assert all_arrived
     assert isinstance(autotp, UnsupportedError)
     assert "DeepSpeed wrote it for 2 ranks of its fused layers" in str(autotp)
     assert str(autotp).endswith("Use kernel_inject=True, or the original weights.")
-    assert isinstance(other, WeightsMismatchError)
-    assert "model.decoder.layers.1.attention.attn_qkvw" in other.nothing_took
-    assert other.wrong_shape["model.decoder.embed_tokens.weight"] == "(259, 64) instead of (300, 64)"
-    assert "Check config.json" in str(other)
+    assert isinstance(misfit, WeightsMismatchError)
+    assert "model.decoder.layers.1.attention.attn_qkvw" in misfit.nothing_took
+    assert misfit.wrong_shape["model.decoder.embed_tokens.weight"] == "(259, 64) instead of (300, 64)"
+    assert misfit.wrong_dtype == {QUANTISED: "int8"}
+    assert "Check config.json" in str(misfit)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("stored", "world_size"), [("for 2", 1), ("for 1", 2)])
-def test_a_gang_of_another_size_joins_or_cuts_it(directories: dict[str, Path], stored: str, world_size: int) -> None:
-    tokens, all_arrived = run_ranks(world_size, answers, directories[stored])
-    assert tokens == plain_greedy(directories["model"], REQUESTS, NEW_TOKENS)
+@pytest.mark.parametrize(("stored", "world_size"), [("for_two", 1), ("for_one", 2)])
+def test_a_gang_of_another_size_joins_or_cuts_it(
+    model: Path, stored: str, world_size: int, request: pytest.FixtureRequest
+) -> None:
+    tokens, all_arrived = run_ranks(world_size, answers, request.getfixturevalue(stored))
+    assert tokens == plain_greedy(model, REQUESTS, NEW_TOKENS)
     assert all_arrived
 
 
 @pytest.fixture(scope="module")
-def made(directories: dict[str, Path]) -> tuple[Path, tuple[list[list[int]], bool]]:
+def made(model: Path) -> tuple[Path, tuple[list[list[int]], bool]]:
     """What a gang writes at its first start, and what it answers."""
-    target = directories["model"].with_name("made")
-    return target, run_ranks(2, made_and_answers, directories["model"], target)
+    target = model.with_name("made")
+    return target, run_ranks(2, made_and_answers, model, target)
 
 
-@pytest.mark.slow
-def test_a_gang_writes_what_deepspeed_would(directories: dict[str, Path], made: Any) -> None:
+def test_a_gang_writes_what_deepspeed_would(model: Path, for_two: Path, made: Any) -> None:
     target, (tokens, all_arrived) = made
-    assert tokens == plain_greedy(directories["model"], REQUESTS, NEW_TOKENS)
+    assert tokens == plain_greedy(model, REQUESTS, NEW_TOKENS)
     assert all_arrived
     assert describe(target).form == "deepspeed"
     for rank in range(2):
-        ours, theirs = of_rank(target, rank, 2), of_rank(directories["for 2"], rank, 2)
+        ours, theirs = of_rank(target, rank, 2), of_rank(for_two, rank, 2)
         assert ours.keys() == theirs.keys()
         assert [name for name, tensor in ours.items() if not torch.equal(tensor, theirs[name])] == []
 
 
-@pytest.mark.slow
-def test_deepspeeds_own_loader_reads_what_a_gang_wrote(directories: dict[str, Path], made: Any) -> None:
-    model, index = directories["model"], made[0] / "ds_inference_config.json"
-    expected = plain_greedy(model, REQUESTS, NEW_TOKENS)
-    assert run_ranks(2, answers_of_deepspeed, model, index) == expected
+def test_deepspeeds_own_loader_reads_what_a_gang_wrote(model: Path, made: Any) -> None:
+    index = made[0] / "ds_inference_config.json"
+    assert run_ranks(2, answers_of_deepspeed, model, index) == plain_greedy(model, REQUESTS, NEW_TOKENS)
