@@ -23,7 +23,7 @@ from raydsinfer.engines.deepspeed_fill import Filler
 from raydsinfer.engines.int8.linear import Int8Linear, SummedInt8Linear
 from raydsinfer.engines.int8.replace import int8_layers, linear_as_int8
 
-IN_FLIGHT_BYTES = 512 * 2**20
+IN_FLIGHT_BYTES = 256 * 2**20
 """Bytes of float matrices that are read while others are quantised; one that is larger is read alone."""
 
 

@@ -39,8 +39,7 @@ class _Fused:
     def _whole(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.scale is None:
             return nn.functional.linear(hidden, self.weight, self.bias)
-        whole: torch.Tensor = int8_linear(hidden, self.weight, self.scale, self.bias, self.kernel)
-        return whole
+        return int8_linear(hidden, self.weight, self.scale, self.bias, self.kernel)
 
 
 class FusedPart(nn.Module):

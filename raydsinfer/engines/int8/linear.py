@@ -38,8 +38,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., inputs) to (..., outputs)."""
-        answer: torch.Tensor = int8_linear(hidden, self.weight, self.scale, self.bias, self.kernel)
-        return answer
+        return int8_linear(hidden, self.weight, self.scale, self.bias, self.kernel)
 
     def quantise(self, weight: torch.Tensor) -> None:
         """Take over weights: the largest of each row becomes 127, the others are rounded to the nearest.
@@ -93,7 +92,7 @@ class SummedInt8Linear(Int8Linear):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., inputs of this rank) to (..., outputs)."""
-        answer: torch.Tensor = int8_linear(hidden, self.weight, self.scale, None, self.kernel)
+        answer = int8_linear(hidden, self.weight, self.scale, None, self.kernel)
         self._add_up(answer)
         return answer if self.bias is None else answer.add_(self.bias)
 

@@ -1,4 +1,4 @@
-"""The product of activations with int8 weights, as one operation that `torch.compile` does not look into."""
+"""The product of activations with int8 weights, for `torch.compile` one operation that it does not look into."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ def dequantised(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -
     return torch.mul(weight, scale, out=whole)
 
 
-@torch.library.custom_op("raydsinfer::int8_linear", mutates_args=())
 def int8_linear(
     hidden: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, kernel: bool
 ) -> torch.Tensor:
@@ -41,6 +40,14 @@ def int8_linear(
     Returns:
         (..., outputs) in the dtype of `hidden`.
     """
+    compute = _operation if torch.compiler.is_compiling() else _computed  # an operation takes Python longer to start
+    answer: torch.Tensor = compute(hidden, weight, scale, bias, kernel)
+    return answer
+
+
+def _computed(
+    hidden: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, kernel: bool
+) -> torch.Tensor:
     # The scale goes into the weights or into a sum in float32, never after a sum in float16: that may overflow.
     if kernel and hidden.numel() <= KERNEL_ROWS * hidden.shape[-1]:
         from raydsinfer.engines.int8.kernel import int8_matmul
@@ -50,7 +57,10 @@ def int8_linear(
     return nn.functional.linear(hidden, dequantised(weight, scale, hidden.dtype), bias)
 
 
-@int8_linear.register_fake
+_operation = torch.library.custom_op("raydsinfer::int8_linear", _computed, mutates_args=())
+
+
+@_operation.register_fake
 def _shape(
     hidden: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, kernel: bool
 ) -> torch.Tensor:
