@@ -27,7 +27,7 @@ IN_FLIGHT_BYTES = 256 * 2**20
 """Bytes of float matrices that are read while others are quantised; one that is larger is read alone."""
 
 
-def sliced_as_int8(layer: nn.Module, device: str, dtype: torch.dtype) -> Int8Linear | None:
+def sliced_as_int8(layer: nn.Module, dtype: torch.dtype) -> Int8Linear | None:
     """The int8 form of a linear layer, DeepSpeed's or torch's; see `replace.Make`."""
     any_layer: Any = layer
     if type(layer) is LinearAllreduce and pg_utils.is_parallel(any_layer.mp_group):
@@ -37,7 +37,7 @@ def sliced_as_int8(layer: nn.Module, device: str, dtype: torch.dtype) -> Int8Lin
             outputs,
             bias=any_layer.bias is not None,
             dtype=dtype,
-            device=device,
+            device="meta",
             add_up=partial(comm.inference_all_reduce, group=any_layer.mp_group),
             take_largest=partial(comm.all_reduce, op=comm.ReduceOp.MAX, group=any_layer.mp_group),
         )
@@ -45,8 +45,8 @@ def sliced_as_int8(layer: nn.Module, device: str, dtype: torch.dtype) -> Int8Lin
     by_row = isinstance(layer, LinearLayer) and not isinstance(layer, conv_LinearLayer)
     if (by_row and not any_layer.gather_output) or type(layer) is LinearAllreduce:
         outputs, inputs = any_layer.weight.shape
-        return Int8Linear(inputs, outputs, bias=any_layer.bias is not None, dtype=dtype, device=device)
-    return linear_as_int8(layer, device, dtype)
+        return Int8Linear(inputs, outputs, bias=any_layer.bias is not None, dtype=dtype, device="meta")
+    return linear_as_int8(layer, dtype)
 
 
 def fill_int8(model: nn.Module, filler: Filler, slices: Mapping[str, Slice], device: str) -> None:

@@ -12,8 +12,8 @@ from raydsinfer.engines.int8.linear import Int8Linear
 from raydsinfer.engines.model import layer_paths
 from raydsinfer.errors import UnsupportedError
 
-Make = Callable[[nn.Module, str, torch.dtype], "Int8Linear | None"]
-"""Makes the int8 form of a layer, unfilled, on a device; None for what is no linear layer."""
+Make = Callable[[nn.Module, torch.dtype], "Int8Linear | None"]
+"""Makes the int8 form of a layer, on the meta device, for activations of a dtype; None for what is no linear layer."""
 
 _LEAST_SHARE = 0.5
 
@@ -46,19 +46,19 @@ def int8_layers(model: nn.Module) -> dict[str, Int8Linear]:
 def replace_linears(model: nn.Module, make: Make, dtype: torch.dtype, *, device: str, fill: bool) -> int:
     """Put int8 layers in the place of the linear layers within a model's decoder layers; returns how many.
 
-    Embeddings, norms and the output head stay as they are: they are a small part, and rounding them costs most.
+    Embeddings, norms and the output head stay as they are: they are a small part of a large model.
 
     Args:
         model: Changed in place.
         make: Makes them.
         dtype: Of activations.
-        device: Of the new layers, as a string.
+        device: Of the new layers, as a string; ``meta`` for later.
         fill: Whether they take over the old layers' weights, one after the other; no old one is kept.
 
     Raises:
         UnsupportedError: Linear layers are less than half of the decoder layers.
     """
-    made = {path: new for path, old in _within_layers(model) if (new := make(old, "meta", dtype)) is not None}
+    made = {path: new for path, old in _within_layers(model) if (new := make(old, dtype)) is not None}
     _require_share(model, list(made))
     for path, new in made.items():
         parent, _, child = path.rpartition(".")
@@ -71,12 +71,12 @@ def replace_linears(model: nn.Module, make: Make, dtype: torch.dtype, *, device:
     return len(made)
 
 
-def linear_as_int8(layer: nn.Module, device: str, dtype: torch.dtype) -> Int8Linear | None:
-    """The int8 form of torch's own linear layer."""
+def linear_as_int8(layer: nn.Module, dtype: torch.dtype) -> Int8Linear | None:
+    """The int8 form of torch's own linear layer; see `Make`."""
     if type(layer) is not nn.Linear:
         return None
     outputs, inputs = layer.weight.shape
-    return Int8Linear(inputs, outputs, bias=layer.bias is not None, dtype=dtype, device=device)
+    return Int8Linear(inputs, outputs, bias=layer.bias is not None, dtype=dtype, device="meta")
 
 
 def _take_over(made: Int8Linear, old: Any, device: str) -> None:

@@ -95,5 +95,5 @@ def test_what_only_resembles_a_linear_layer_is_left_alone() -> None:
     class Own(nn.Linear):
         """May compute something else."""
 
-    assert linear_as_int8(Own(2, 2), "cpu", torch.float32) is None
-    assert isinstance(linear_as_int8(nn.Linear(2, 2), "cpu", torch.float32), Int8Linear)
+    assert linear_as_int8(Own(2, 2), torch.float32) is None
+    assert isinstance(linear_as_int8(nn.Linear(2, 2), torch.float32), Int8Linear)
