@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from raydsinfer.errors import InvalidSettingError, UnknownSettingError, UnsupportedError
 
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Attention = Literal["auto", "sdpa", "flex", "flashinfer"]
 S = TypeVar("S", bound="Settings")
 
@@ -105,7 +105,8 @@ class EngineConfig(Settings):
     Args:
         engine: ``deepspeed``, or ``echo``: a deterministic engine without a model, for rehearsals.
         dtype: Of weights and activations. ``auto``: float32 on CPU; on GPU bfloat16 where the model
-            was saved so and the GPU has it, else float16.
+            was saved so and the GPU has it, else float16. ``int8``: the weights of decoder layers are rounded
+            to 8 bits while they are loaded; activations are what ``auto`` gives.
         ds_inference: Whether DeepSpeed runs the model; if not, plain transformers on one rank.
         kernel_inject: DeepSpeed's fused kernels instead of tensor-parallel transformers layers.
         replace_method: DeepSpeed's only one left is ``auto``.
@@ -177,15 +178,6 @@ class EngineConfig(Settings):
     echo_fault: EchoFault | None = None
     echo_delay_s: float = Field(default=0.0, ge=0)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _not_yet(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("dtype") == "int8":
-            raise UnsupportedError(
-                what="dtype='int8'", why="quantised weights are not built yet", instead="Use 'float16' or 'bfloat16'."
-            )
-        return values
-
     @model_validator(mode="after")
     def _absolute(self) -> EngineConfig:
         for name in ("save_mp_checkpoint_path", "reshard_checkpoint_path"):
@@ -215,6 +207,12 @@ class EngineConfig(Settings):
                 value=True,
                 expected="False when ds_inference is off",
                 hint="The kernels are DeepSpeed's.",
+            )
+        if self.kernel_inject and self.dtype == "int8":
+            raise UnsupportedError(
+                what="dtype='int8' with kernel_inject=True",
+                why="DeepSpeed refuses int8, and its kernels for it are no longer whole",
+                instead="Use kernel_inject=False, which holds weights in int8, or dtype='float16'.",
             )
         return self
 

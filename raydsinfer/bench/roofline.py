@@ -80,7 +80,9 @@ class Floor:
     step_s: float
 
 
-def model_cost(model_config: Any, *, num_parameters: int, parameter_bytes: int, tp_size: int, mode: str) -> ModelCost:
+def model_cost(
+    model_config: Any, *, num_parameters: int, parameter_bytes: int, tp_size: int, mode: str, item_size: int
+) -> ModelCost:
     """What a token costs, from a model's configuration and the size of a rank's part.
 
     The input embedding is looked up, not read: it counts only where it is also the output head.
@@ -91,9 +93,9 @@ def model_cost(model_config: Any, *, num_parameters: int, parameter_bytes: int, 
         parameter_bytes: Of them.
         tp_size: Number of ranks.
         mode: Of `LoadReport`: AutoTP gives each rank a slice of the head beside the embedding.
+        item_size: Bytes of a number in activations, keys, values and the embedding.
     """
     config = model_config.get_text_config()
-    item = parameter_bytes / num_parameters
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -102,8 +104,8 @@ def model_cost(model_config: Any, *, num_parameters: int, parameter_bytes: int, 
     own_head = not config.tie_word_embeddings or (mode == "autotp" and tp_size > 1)
     head = embedding / tp_size if own_head else embedding
     return ModelCost(
-        weight_bytes=parameter_bytes - (embedding * item if own_head else 0),
-        kv_bytes_per_token=2 * layers * math.ceil(kv_heads / tp_size) * head_size * item,
+        weight_bytes=parameter_bytes - (embedding * item_size if own_head else 0),
+        kv_bytes_per_token=2 * layers * math.ceil(kv_heads / tp_size) * head_size * item_size,
         block_parameters=num_parameters - embedding - (head if own_head else 0),
         head_parameters=head,
         attention_width=layers * math.ceil(heads / tp_size) * head_size,

@@ -45,7 +45,7 @@ def throughput(
     step_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of a step: continuous.")] = None,
     attention: Annotated[str | None, typer.Option(help="Attention over the paged KV cache: continuous.")] = None,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch: static engines.")] = 128,
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or int8.")] = "auto",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any engine setting, for all engines.")
     ] = None,

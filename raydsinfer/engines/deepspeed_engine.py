@@ -37,6 +37,8 @@ from raydsinfer.engines.generation import (
     special_tokens,
     stop_length,
 )
+from raydsinfer.engines.int8.replace import linear_as_int8, replace_linears, require_float_weights
+from raydsinfer.engines.int8.trial import use_kernel
 from raydsinfer.engines.kernel_workspace import rows_to_reserve
 from raydsinfer.engines.meter import Meter
 from raydsinfer.engines.out_of_memory import memory_shortage
@@ -92,12 +94,20 @@ class DeepSpeedEngine:
             model_config = models.read_config(directory, trust_remote_code=trust)
         self._mode = choose_mode(self._config, model_config, self._context.world_size)
         dtype = models.resolve_dtype(self._config.dtype, model_config, self._context.device)
+        int8 = self._config.dtype == "int8"
+        if int8:
+            require_float_weights(model_config)
         if self._mode == "plain":
             with self._phase("weights"):
                 whole = models.load_whole(directory, model_config, dtype, trust_remote_code=trust)
+                if int8:
+                    replace_linears(whole, linear_as_int8, dtype, device=self._context.device, fill=True)
                 self._model = whole.to(self._context.device)
         else:
             self._model = self._sharded(directory, model_config, dtype)
+        if int8 and self._context.device != "cpu":
+            with self._phase("int8_kernel"):
+                use_kernel(self._model)
         self._read_generation_config(directory)
         if self._mode == "kernel_inject":
             with self._phase("warm_up"):

@@ -78,7 +78,9 @@ def _build_kernels() -> None:
         InferenceBuilder().load(verbose=False)
 
 
-def init_inference(model: Any, context: RankContext, *, dtype: Any, kernels: bool, max_tokens: int) -> Any:
+def init_inference(
+    model: Any, context: RankContext, *, dtype: Any, kernels: bool, max_tokens: int, stay: bool = False
+) -> Any:
     """`deepspeed.init_inference`, with its prints in the log and its errors as ours.
 
     Args:
@@ -87,6 +89,7 @@ def init_inference(model: Any, context: RankContext, *, dtype: Any, kernels: boo
         dtype: torch dtype of weights and activations.
         kernels: Whether layers are replaced by DeepSpeed's fused ones.
         max_tokens: Prompt plus new tokens of the longest row.
+        stay: Leave the model where it is, on the meta device or the host, instead of giving it memory on the device.
 
     Raises:
         UnsupportedError: DeepSpeed's AutoTP does not know the model.
@@ -98,9 +101,9 @@ def init_inference(model: Any, context: RankContext, *, dtype: Any, kernels: boo
     if kernels:
         # The kernels shrink their KV workspace silently when memory is short; `min_out_tokens` makes them refuse.
         settings |= {"replace_with_kernel_inject": True, "max_out_tokens": max_tokens, "min_out_tokens": max_tokens}
-    with deepspeed_errors("deepspeed.init_inference"):
+    with deepspeed_errors("deepspeed.init_inference"), _staying(model) if stay else contextlib.nullcontext():
         try:
-            return deepspeed.init_inference(model, **settings)
+            return deepspeed.init_inference(model, keep_module_on_host=stay, **settings)
         except AssertionError as error:
             if not str(error).startswith(_UNKNOWN_TO_AUTOTP):
                 raise
@@ -109,6 +112,16 @@ def init_inference(model: Any, context: RankContext, *, dtype: Any, kernels: boo
                 why=f"DeepSpeed's automatic tensor parallelism does not know which of its layers to slice ({error})",
                 instead="Use num_workers=1, or another model.",
             ) from error
+
+
+@contextlib.contextmanager
+def _staying(model: Any) -> Any:
+    """DeepSpeed knows how to leave a model on the host, but gives one on the meta device memory all the same."""
+    model.to_empty = lambda **_: model
+    try:
+        yield
+    finally:
+        del model.to_empty
 
 
 @contextlib.contextmanager

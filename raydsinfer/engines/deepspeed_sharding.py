@@ -20,9 +20,12 @@ from raydsinfer.engines.alibi_mask import always_mask
 from raydsinfer.engines.base import RankContext
 from raydsinfer.engines.copying import Copier, reader_threads
 from raydsinfer.engines.deepspeed_fill import Filler, fill_autotp, fill_injected, ignorable_names
+from raydsinfer.engines.deepspeed_int8 import fill_int8, sliced_as_int8
 from raydsinfer.engines.deepspeed_kernels import adapters
 from raydsinfer.engines.deepspeed_kernels.injected_layer import injected_layers
 from raydsinfer.engines.deepspeed_presharded import filled_from_presharded, require_kernels
+from raydsinfer.engines.deepspeed_slices import autotp_slices
+from raydsinfer.engines.int8.replace import replace_linears
 from raydsinfer.engines.meter import Meter
 
 
@@ -43,7 +46,7 @@ def sharded_model(
         model_config: The model's `transformers` configuration.
         config: Inference settings.
         context: Where this rank stands; DeepSpeed is prepared.
-        dtype: Of weights and activations.
+        dtype: Of weights and activations; of activations only, where the settings ask for int8 weights.
         kernels: Whether to replace the layers by DeepSpeed's fused ones.
         meter: Counts the bytes that are filled.
 
@@ -61,6 +64,9 @@ def sharded_model(
         model = models.load_whole(directory, model_config, dtype, trust_remote_code=config.trust_remote_code)
         buffers = models.copy_buffers(model)
         model = replaced(model, config, context, dtype, kernels=kernels)
+        if config.dtype == "int8":
+            replace_linears(model, sliced_as_int8, dtype, device=context.device, fill=True)
+            model.to(context.device)
         models.restore_buffers(model, buffers, context.device)
     if kernels:
         adapters.adapt(model, model_config, on_cpu=context.device == "cpu")
@@ -99,12 +105,18 @@ def _filled(
         # Buffers that are computed are not stored; one that is stored may have been trained.
         buffers |= {name: reader.read(names[name]).clone() for name in models.stored_buffers(model) if name in names}
         model = replaced(model, config, context, dtype, kernels=kernels)
+        if config.dtype == "int8":
+            slices = autotp_slices(model, shapes, rank)
+            replace_linears(model, sliced_as_int8, dtype, device="meta", fill=False)
+            model.to_empty(device=context.device)
         models.tie_again(model, tied)
         filler = Filler(
             reader=reader, account=account, shapes=shapes, copier=copier, begin=partial(meter.start, "weights")
         )
         if kernels:
             fill_injected(model, injected_layers(model), filler, rank, tp_size)
+        elif config.dtype == "int8":
+            fill_int8(model, filler, slices, context.device)
         else:
             fill_autotp(model, filler, rank)
         copier.finish()
@@ -125,13 +137,14 @@ def replaced(model: Any, config: EngineConfig, context: RankContext, dtype: torc
         kernels: Whether to replace the layers by DeepSpeed's fused ones.
 
     Raises:
+        UnsupportedError: DeepSpeed's AutoTP does not know the model.
         EngineError: DeepSpeed failed.
     """
     if kernels:
         adapters.make_ready(model)
     with adapters.replacing(model) if kernels else nullcontext():
         module = deepspeed_setup.init_inference(
-            model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens
+            model, context, dtype=dtype, kernels=kernels, max_tokens=config.max_tokens, stay=config.dtype == "int8"
         ).module
     if kernels:
         adapters.require_all_replaced(module)

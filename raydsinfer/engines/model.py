@@ -46,8 +46,8 @@ def read_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def resolve_dtype(dtype: Dtype, model_config: Any, device: str) -> torch.dtype:
-    """The torch dtype that `auto` means for a model on a device."""
-    if dtype != "auto":
+    """The torch dtype of activations: what `auto` means for a model on a device, also beside int8 weights."""
+    if dtype not in ("auto", "int8"):
         resolved: torch.dtype = getattr(torch, dtype)
         return resolved
     if device == "cpu":

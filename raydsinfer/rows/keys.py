@@ -55,7 +55,7 @@ def run_identity(spec: EngineSpec, *, use_gpu: bool | None = None) -> RunIdentit
 
     Args:
         spec: Model and settings.
-        use_gpu: Whether ranks have GPUs, which is what ``dtype="auto"`` goes by.
+        use_gpu: Whether ranks have GPUs, which is what ``dtype="auto"`` and ``"int8"`` go by.
 
     Raises:
         CheckpointError: The model's files cannot be looked at.
@@ -64,6 +64,8 @@ def run_identity(spec: EngineSpec, *, use_gpu: bool | None = None) -> RunIdentit
     settings: dict[str, str | int | bool] = {name: getattr(config, name) for name in _SETTINGS}
     if config.dtype == "auto" and use_gpu is not None and config.engine != "echo":
         settings["dtype"] = "auto on GPU" if use_gpu else "float32"
+    if config.dtype == "int8" and use_gpu is not None and config.engine != "echo":
+        settings["dtype"] = f"int8 on {'GPU' if use_gpu else 'CPU'}"  # activations differ
     revision = config.revision
     if config.engine != "echo":  # which has no model
         found = model_content(spec.model, revision=config.revision, hf_home=config.hf_home)

@@ -10,7 +10,7 @@ from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.demo.model import demo_model, packaged_gguf
 from raydsinfer.engines.base import EngineSpec, GenerateBatch, RankContext
 from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
-from tests.models import plain_greedy
+from tests.models import plain_greedy, write_rounded
 from tests.ranks import run_ranks
 
 pytestmark = [
@@ -27,14 +27,19 @@ TEXTS = [
 NEW_TOKENS = 16
 
 
-def answer(context: RankContext, model: str, prompts: list[list[int]]) -> list[list[int]]:
+def answer(context: RankContext, model: str, prompts: list[list[int]]) -> list[list[list[int]]]:
+    """On each rank: tokens with weights in float32, then in int8."""
     from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
 
-    engine = DeepSpeedEngine(EngineSpec(model=model, config=EngineConfig(max_tokens=128, dtype="float32")), context)
-    engine.load()
-    generation = GenerationConfig(max_new_tokens=NEW_TOKENS)
-    answers = engine.generate(GenerateBatch(prompts=prompts, generation=generation))
-    return [list(row[0].token_ids) for row in answers]
+    found = []
+    for config in (EngineConfig(max_tokens=128, dtype="float32"), EngineConfig(max_tokens=128, dtype="int8")):
+        engine = DeepSpeedEngine(EngineSpec(model=model, config=config), context)
+        engine.load()
+        generation = GenerationConfig(max_new_tokens=NEW_TOKENS)
+        answers = engine.generate(GenerateBatch(prompts=prompts, generation=generation))
+        found.append([list(row[0].token_ids) for row in answers])
+        engine.close()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,12 @@ def expected(model: str, prompts: list[list[int]]) -> list[list[int]]:
     return plain_greedy(Path(model), prompts, NEW_TOKENS)
 
 
+@pytest.fixture(scope="module")
+def expected_int8(model: str, prompts: list[list[int]], tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    rounded = write_rounded(Path(model), tmp_path_factory.mktemp("rounded"))
+    return plain_greedy(rounded, prompts, NEW_TOKENS)
+
+
 def test_the_reference_makes_sense(model: str, expected: list[list[int]]) -> None:
     decode = HuggingFaceTokenizer(model).decode
     assert decode(expected[0]).startswith(" Paris")
@@ -62,6 +73,12 @@ def test_the_reference_makes_sense(model: str, expected: list[list[int]]) -> Non
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_tokens_equal_transformers(
-    tmp_path: Path, model: str, prompts: list[list[int]], expected: list[list[int]], world_size: int
+    model: str,
+    prompts: list[list[int]],
+    expected: list[list[int]],
+    expected_int8: list[list[int]],
+    world_size: int,
 ) -> None:
-    assert run_ranks(world_size, answer, model, prompts, timeout_s=300) == expected
+    floats, int8 = run_ranks(world_size, answer, model, prompts, timeout_s=300)
+    assert floats == expected
+    assert int8 == expected_int8

@@ -120,14 +120,15 @@ def test_wrong_type_or_range_names_setting_and_value(cls: type[Settings], name: 
 
 
 def test_unknown_dtype_lists_the_known_ones() -> None:
-    with pytest.raises(InvalidSettingError, match="'auto', 'float32', 'float16' or 'bfloat16'"):
+    with pytest.raises(InvalidSettingError, match="'auto', 'float32', 'float16', 'bfloat16' or 'int8'"):
         EngineConfig(dtype="float8")  # type: ignore[arg-type]
 
 
-def test_what_is_not_built_yet_says_so() -> None:
-    with pytest.raises(UnsupportedError, match="not built yet") as caught:
-        EngineConfig(dtype="int8")  # type: ignore[arg-type]
-    assert caught.value.instead
+def test_int8_goes_without_the_kernels_of_deepspeed() -> None:
+    assert EngineConfig(dtype="int8").dtype == "int8"
+    with pytest.raises(UnsupportedError, match="DeepSpeed refuses int8") as caught:
+        EngineConfig(dtype="int8", kernel_inject=True)
+    assert "kernel_inject=False" in caught.value.instead
 
 
 @pytest.mark.parametrize("name", ["save_mp_checkpoint_path", "reshard_checkpoint_path"])

@@ -49,7 +49,7 @@ def measure(context: RankContext, case: EngineCase) -> EngineResult:
     engine = create_engine(EngineSpec(model=str(directory), config=case.config), context)
     started = time.perf_counter()
     report = engine.load()
-    result = _described(case, report, rates, model_config, context, time.perf_counter() - started)
+    result = _described(case, report, rates, model_config, context, time.perf_counter() - started, dtype.itemsize)
     if case.config.batching == "continuous" and report.batching != "continuous":
         return dataclasses.replace(result, failure=f"the engine does not batch continuously: {report.note}")
     run = _runner(engine, report, case)
@@ -109,6 +109,7 @@ def _described(
     model_config: Any,
     context: RankContext,
     start_up_s: float,
+    item_size: int,
 ) -> EngineResult:
     most_bytes = int(_reduced(report.parameter_bytes, context, torch.distributed.ReduceOp.MAX))
     num_parameters = int(_reduced(report.num_parameters, context, torch.distributed.ReduceOp.MAX))
@@ -118,6 +119,7 @@ def _described(
         parameter_bytes=most_bytes,
         tp_size=context.world_size,
         mode=report.mode,
+        item_size=item_size,
     )
     continuous = report.batching == "continuous"
     return EngineResult(

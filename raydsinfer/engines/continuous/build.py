@@ -80,7 +80,7 @@ def build_continuous(
         torch.cuda.reset_peak_memory_stats()
     num_tokens = config.max_step_tokens if device != "cpu" else len(trial_tokens(vocab_size))
     layers, windows = layer_shapes(forward, routes.num_layers, num_tokens, vocab_size, device, config.max_tokens)
-    dtype = next(p.dtype for p in model.parameters())
+    dtype = model.get_input_embeddings().weight.dtype
     cache = reserve_cache(layers, config, agreement, dtype=dtype, device=device)
     tables = PageTables(
         num_slots=config.max_running,

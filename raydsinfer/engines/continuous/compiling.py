@@ -11,7 +11,7 @@ from torch import nn
 from raydsinfer.errors import summary_of
 
 # They talk to other ranks in ways that are not worth tracing; the graph breaks there.
-_TALKING = ("LinearAllreduce", "LmHeadLinearAllreduce")
+_TALKING = ("LinearAllreduce", "LmHeadLinearAllreduce", "SummedInt8Linear")
 
 
 def compiler_problem(device: str) -> str:

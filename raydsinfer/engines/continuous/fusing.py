@@ -8,26 +8,38 @@ from typing import Any
 import torch
 from torch import nn
 
+from raydsinfer.engines.int8.linear import Int8Linear
+from raydsinfer.engines.int8.product import int8_linear
+
 _GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 class _Fused:
     """Computes all parts when the first is asked for, and keeps the others for those who come with the same input."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, sizes: list[int]) -> None:
-        self.weight, self.bias, self.sizes = weight, bias, sizes
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.weight = torch.cat([part.weight.data for part in parts])
+        self.bias = None if parts[0].bias is None else torch.cat([part.bias.data for part in parts])
+        int8 = isinstance(parts[0], Int8Linear)
+        self.scale = torch.cat([part.scale.data for part in parts]) if int8 else None
+        self.kernel = int8 and parts[0].kernel
+        self.sizes = [len(part.weight) for part in parts]
         self._input: torch.Tensor | None = None
         self._parts: list[torch.Tensor | None] = []
 
     def part(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         if self._input is not hidden or self._parts[index] is None:
-            whole = nn.functional.linear(hidden, self.weight, self.bias)
-            self._input, self._parts = hidden, list(torch.split(whole, self.sizes, dim=-1))
+            self._input, self._parts = hidden, list(torch.split(self._whole(hidden), self.sizes, dim=-1))
         part, self._parts[index] = self._parts[index], None
         if not any(other is not None for other in self._parts):
             self._input = None
         assert part is not None  # noqa: S101
         return part
+
+    def _whole(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.scale is None:
+            return nn.functional.linear(hidden, self.weight, self.bias)
+        return int8_linear(hidden, self.weight, self.scale, self.bias, self.kernel)
 
 
 class FusedPart(nn.Module):
@@ -45,6 +57,8 @@ class FusedPart(nn.Module):
         rows = slice(start, start + fused.sizes[index])
         self.weight = nn.Parameter(fused.weight[rows], requires_grad=False)
         self.bias = None if fused.bias is None else nn.Parameter(fused.bias[rows], requires_grad=False)
+        if fused.scale is not None:
+            self.scale = nn.Parameter(fused.scale[rows], requires_grad=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., inputs) to (..., outputs)."""
@@ -55,7 +69,7 @@ def fuse_linears(model: nn.Module) -> int:
     """Fuse what can be fused; returns how many groups.
 
     A group is fused if its members are linear layers, with or without bias alike, whose outputs are this rank's
-    own: transformers' or DeepSpeed's column-parallel ones.
+    own: transformers' or DeepSpeed's column-parallel ones, or such with weights in int8.
 
     Args:
         model: Changed in place. The parts' weights become views of the fused ones.
@@ -85,15 +99,13 @@ def _simplify(module: nn.Module) -> None:
 
 
 def _fuse(module: nn.Module, names: Sequence[str], parts: Sequence[Any]) -> None:
-    weight = torch.cat([part.weight.data for part in parts])
-    bias = None if parts[0].bias is None else torch.cat([part.bias.data for part in parts])
-    fused = _Fused(weight, bias, [len(part.weight) for part in parts])
+    fused = _Fused(parts)
     for index, name in enumerate(names):
         setattr(module, name, FusedPart(fused, index))
 
 
 def _is_plain(layer: Any) -> bool:
-    return type(layer) is nn.Linear
+    return type(layer) in (nn.Linear, Int8Linear)
 
 
 def _are_alike(layers: Sequence[Any]) -> bool:

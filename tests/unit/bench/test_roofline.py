@@ -51,12 +51,12 @@ def test_a_shared_beginning_is_read_once() -> None:
     assert each - once == saved
 
 
-def cost_of(name: str, tp_size: int = 1, mode: str = "autotp", **counts: int) -> ModelCost:
+def cost_of(name: str, tp_size: int = 1, mode: str = "autotp", item_size: int = 2, **counts: int) -> ModelCost:
     from transformers import AutoConfig
 
     fields: dict[str, Any] = shape(name)
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    return model_cost(config, tp_size=tp_size, mode=mode, **counts)
+    return model_cost(config, tp_size=tp_size, mode=mode, item_size=item_size, **counts)
 
 
 def test_opt_13b_on_a_gpu_of_3_tb_a_second() -> None:
@@ -67,6 +67,15 @@ def test_opt_13b_on_a_gpu_of_3_tb_a_second() -> None:
     assert floor.step_s * 1000 == pytest.approx(8.6, abs=0.05)
     fast = floor_of(mixed(), cost, Rates(bytes_per_s=3.0e12, operations_per_s=700e12), 256)
     assert 4 < fast.overlapped_s < fast.seconds < 12
+
+
+def test_weights_in_int8_leave_keys_values_and_embedding_in_float16() -> None:
+    embedding = 128_256 * 4096
+    counts = {"num_parameters": 8_030_261_248, "parameter_bytes": 8_030_261_248 + 2 * embedding}
+    whole = cost_of("llama-8b", num_parameters=8_030_261_248, parameter_bytes=2 * 8_030_261_248)
+    cost = cost_of("llama-8b", **counts)
+    assert cost.kv_bytes_per_token == whole.kv_bytes_per_token
+    assert cost.weight_bytes == 8_030_261_248  # the head among them, with 2 bytes a number
 
 
 def test_an_embedding_that_is_only_looked_up_does_not_count() -> None:

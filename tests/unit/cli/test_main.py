@@ -42,7 +42,7 @@ def test_help_has_a_flag_for_each_setting(monkeypatch: pytest.MonkeyPatch) -> No
     ("flags", "says"),
     [
         ("--dtype flaot16", "Did you mean 'float16'?"),
-        ("--dtype int8", "quantised weights are not built yet"),
+        ("--dtype int8 --use_kernel", "DeepSpeed refuses int8"),
         ("--save_mp_checkpoint_path /x --no-use-meta-tensor", "use_meta_tensor=False cannot be used"),
         ("--replace_method full", "replace_method='full'"),
         ("--temperature -1", "temperature=-1.0 cannot be used"),

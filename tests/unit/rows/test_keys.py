@@ -228,6 +228,9 @@ def test_settings_of_the_engine_count_where_they_change_texts(tmp_path: Path) ->
     spec = EngineSpec(model=str(model), config=EngineConfig())
     assert run_identity(spec, use_gpu=True).digest != run_identity(spec, use_gpu=False).digest
     assert run_identity(spec, use_gpu=False).digest == identity(model, dtype="float32").digest
+    int8 = EngineSpec(model=spec.model, config=EngineConfig(dtype="int8"))
+    digests = {run_identity(one, use_gpu=use_gpu).digest for one in (spec, int8) for use_gpu in (False, True)}
+    assert len(digests) == 4, "beside int8 weights activations have the dtype of the device"
 
 
 def test_an_echo_engine_has_no_model_and_its_faults_do_not_count() -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from raydsinfer.engines.continuous.fusing import FusedPart, fuse_linears
+from raydsinfer.engines.int8.linear import Int8Linear
 
 NAMES = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 
@@ -105,3 +106,38 @@ def test_subclasses_of_linear_stay_what_they_are() -> None:
     block.up_proj = Scaled(8, 20)
     assert fuse_linears(block) == 1
     assert type(block.gate_proj) is nn.Linear
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_layers_in_int8_are_fused_and_stay_in_int8(bias: bool) -> None:
+    block = Block(bias=bias)
+    for name in NAMES:
+        linear = getattr(block, name)
+        setattr(block, name, as_int8(linear))
+    before, parameters = block(torch.ones(1, 7, 8)), {name: p.clone() for name, p in block.named_parameters()}
+    assert fuse_linears(block) == 2
+    after = dict(block.named_parameters())
+    assert after.keys() == parameters.keys()
+    assert all(torch.equal(after[name], parameters[name]) for name in parameters)
+    assert {after[f"{name}.weight"].dtype for name in NAMES} == {torch.int8}
+    for got, expected in zip(block(torch.ones(1, 7, 8)), before, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@torch.no_grad()
+def test_int8_and_floats_are_not_fused() -> None:
+    block = Block()
+    block.k_proj = as_int8(block.k_proj)
+    assert fuse_linears(block) == 1
+    assert not isinstance(block.q_proj, FusedPart)
+
+
+def as_int8(linear: nn.Linear) -> Int8Linear:
+    layer = Int8Linear(
+        linear.in_features, linear.out_features, bias=linear.bias is not None, dtype=torch.float32, device="cpu"
+    )
+    layer.quantise(linear.weight.data)
+    if layer.bias is not None:
+        layer.bias.data.copy_(linear.bias)
+    return layer

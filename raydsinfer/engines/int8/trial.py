@@ -1,0 +1,54 @@
+"""Whether the kernel for int8 weights works here: it is compiled on the node, and a device may be too old for it."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from raydsinfer.engines.int8.linear import Int8Linear
+from raydsinfer.engines.int8.product import KERNEL_ROWS, int8_linear
+from raydsinfer.engines.int8.replace import int8_layers
+from raydsinfer.errors import summary_of
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = 0.02  # of the largest output: the kernel does not round weights to 16 bits, the product of floats does
+
+
+def use_kernel(model: nn.Module) -> bool:
+    """Let a model's int8 layers use the kernel if it gives right products here; returns whether it does.
+
+    Without it weights are made floats for each product: they still take half the memory, but each step takes longer
+    than with float16.
+
+    Args:
+        model: On a GPU, its int8 layers filled.
+    """
+    layers = int8_layers(model)
+    if problem := kernel_problem(next(iter(layers.values()))):
+        logger.warning("int8 weights are made floats in every step, which is slower: %s", problem)
+        return False
+    for layer in layers.values():
+        layer.kernel = True
+    return True
+
+
+def kernel_problem(layer: Int8Linear) -> str:
+    """Why the kernel cannot be used; empty if it can. Compares its products with those of floats."""
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for rows in (1, 3, 33, KERNEL_ROWS):
+            hidden = torch.randn(rows, layer.in_features, generator=generator).to(layer.weight.device, layer.dtype)
+            plain, fast = (
+                int8_linear(hidden, layer.weight, layer.scale, layer.bias, kernel) for kernel in (False, True)
+            )
+            error = ((fast - plain).abs().max() / plain.abs().max().clamp(min=1e-6)).item()
+            if not error <= _TOLERANCE:
+                return f"Triton's products of {rows} rows differ from torch's by {error:.1%}"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # no Triton, no C compiler, a device that it does not know, …
+        return summary_of(error)
+    return ""

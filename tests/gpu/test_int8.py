@@ -1,0 +1,66 @@
+"""Weights in int8 on a GPU: the compiled kernel's products, and texts with it, captured, beside products of floats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.engines.base import EngineSpec, GenerateRequest, RankContext
+from raydsinfer.engines.int8.linear import Int8Linear
+from raydsinfer.engines.int8.product import KERNEL_ROWS, int8_linear
+from raydsinfer.engines.int8.trial import kernel_problem
+from tests.gpu.shapes import SHAPES
+from tests.gpu.ties import count_ties
+from tests.models import prompts, write_rounded, write_tiny_model
+from tests.ranks import run_ranks
+
+LENGTHS = [40, 7, 23, 90, 1, 64, 33, 33, 120, 12, 5, 70]
+NEW_TOKENS = 24
+MOST_TIES = 12  # of 288 tokens
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_kernel_gives_the_products_of_floats(dtype: torch.dtype) -> None:
+    if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        pytest.skip("this GPU has no bfloat16")
+    for outputs, inputs in ((4096, 4096), (1000, 513), (11008, 4096)):
+        layer = Int8Linear(inputs, outputs, bias=True, dtype=dtype, device="cuda")
+        layer.quantise(torch.randn(outputs, inputs, device="cuda", dtype=dtype) * 0.02)
+        assert layer.bias is not None
+        layer.bias.data.normal_()
+        assert kernel_problem(layer) == ""
+        for rows in (1, 2, 16, 17, 64, 100, KERNEL_ROWS):
+            hidden = torch.randn(rows, inputs, device="cuda", dtype=dtype)
+            exact = hidden.double() @ (layer.weight.double() * layer.scale.double()).T + layer.bias.double()
+            answer = int8_linear(hidden, layer.weight, layer.scale, layer.bias, True)
+            torch.testing.assert_close(answer.double(), exact, atol=1e-3, rtol=2 * torch.finfo(dtype).eps)
+
+
+def answer(context: RankContext, directory: str, requests: list[list[int]]) -> tuple[list[list[int]], int]:
+    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
+    from raydsinfer.engines.int8.replace import int8_layers
+
+    config = EngineConfig(dtype="int8", batching="continuous", max_tokens=256)
+    engine = DeepSpeedEngine(EngineSpec(model=directory, config=config), context)
+    engine.load()
+    assert all(layer.kernel for layer in int8_layers(engine._model).values())
+    generation = GenerationConfig(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+    asked = [GenerateRequest(key=k, token_ids=ids, generation=generation) for k, ids in enumerate(requests)]
+    answers = engine.advance(asked, num_steps=10_000).answers
+    found = {one.key: list(one.completions[0].token_ids) for one in answers}
+    return [found[key] for key in range(len(asked))], int(engine.statistics()["graph_steps"])
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_texts_are_those_of_rounded_weights_but_for_ties(family: str, world_size: int, tmp_path: Path) -> None:
+    if torch.cuda.device_count() < world_size:
+        pytest.skip(f"needs {world_size} GPUs")
+    source = write_tiny_model(family, tmp_path / family, scale=1.5, **{**SHAPES[family], "dtype": "float16"})
+    requests = prompts(LENGTHS)
+    tokens, graph_steps = run_ranks(world_size, answer, str(source), requests, device="cuda", timeout_s=400)
+    assert graph_steps > 0
+    assert count_ties(write_rounded(source, tmp_path / "rounded", "float16"), "float16", tokens, requests) <= MOST_TIES

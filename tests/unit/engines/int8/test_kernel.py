@@ -1,0 +1,32 @@
+"""The kernel's arithmetic in Triton's interpreter, which has no bfloat16; tests/gpu/test_int8.py compiles it."""
+
+from __future__ import annotations
+
+import multiprocessing
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+SIZES = ((1, 32, 128), (3, 70, 300), (17, 5, 64), (64, 130, 1), (130, 65, 129))  # rows, outputs, inputs
+
+
+def compare() -> None:
+    from raydsinfer.engines.int8.kernel import int8_matmul
+
+    for dtype in (torch.float32, torch.float16):
+        for rows, outputs, inputs in SIZES:
+            weight = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
+            hidden, scale = torch.randn(rows, inputs).to(dtype), torch.rand(outputs, 1) / 127
+            exact = hidden.double() @ (weight.double() * scale.double()).T
+            bias = torch.randn(outputs).to(dtype)
+            for added, wanted in ((None, exact), (bias, exact + bias.double())):
+                answer = int8_matmul(hidden, weight, scale, added)
+                torch.testing.assert_close(answer, wanted.to(dtype), atol=1e-4, rtol=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton, which comes with torch for GPUs")
+def test_products_are_those_of_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # counts when Triton is imported first: in a process of its own
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        pool.apply(compare)

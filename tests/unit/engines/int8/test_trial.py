@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from raydsinfer.engines.int8 import trial
+from raydsinfer.engines.int8.linear import Int8Linear
+from raydsinfer.engines.int8.trial import kernel_problem, use_kernel
+
+
+def layer() -> Int8Linear:
+    made = Int8Linear(16, 8, bias=False, dtype=torch.float32, device="cpu")
+    made.quantise(torch.randn(8, 16))
+    return made
+
+
+def test_where_the_kernel_cannot_run_weights_are_made_floats(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.ModuleList([layer(), layer()])
+    with caplog.at_level(logging.WARNING):
+        assert not use_kernel(model)  # this is a CPU, and Triton may not even be installed
+    assert [made.kernel for made in model] == [False, False]
+    assert "made floats in every step" in caplog.text
+
+
+@pytest.mark.parametrize(("factor", "works"), [(1.0, True), (1.1, False), (float("nan"), False)])
+def test_the_kernel_is_used_where_its_products_are_right(
+    factor: float, works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def products(*given: object) -> torch.Tensor:
+        *operands, kernel = given
+        return own(*operands, False) * (factor if kernel else 1.0)
+
+    own = trial.int8_linear
+    monkeypatch.setattr(trial, "int8_linear", products)
+    model = nn.ModuleList([layer(), layer()])
+    assert use_kernel(model) is works
+    assert [made.kernel for made in model] == [works, works]
+    assert ("differ" in kernel_problem(layer())) is not works
