@@ -1,0 +1,198 @@
+"""The gate of one rank: canaries through the engine, the reference, the verdict of all ranks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raydsinfer.checkpoints.sources.fetch import cache_directory
+from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.engines.base import Completion, EngineSpec, RankContext
+from raydsinfer.engines.verification.canaries import Canary, canary_batches
+from raydsinfer.engines.verification.computing import compute_references
+from raydsinfer.engines.verification.golden import golden_content, read_golden
+from raydsinfer.engines.verification.identity import engine_identity, reference_identity
+from raydsinfer.engines.verification.judging import judge, malformed
+from raydsinfer.engines.verification.ladder import Rung
+from raydsinfer.engines.verification.memory import Memory
+from raydsinfer.engines.verification.reference import Reference
+from raydsinfer.engines.verification.report import CanaryResult, VerificationReport
+from raydsinfer.engines.verification.together import by_first, from_all
+from raydsinfer.errors import EngineError, VerificationError
+
+Answer = Callable[[Sequence[Sequence[int]], GenerationConfig], list[Completion]]
+"""Prompts that go to the engine together, and their settings → a completion each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A loaded engine that is to be checked; the same on every rank but for `answer` and the context.
+
+    Args:
+        spec: What it was made from.
+        context: Where this rank stands.
+        original: Directory of the model as it came.
+        loaded: Directory that the weights were read from.
+        rung: How the model runs.
+        dtype: Of its weights and activations.
+        vocab_size: Tokens of the model.
+        generation_config: The model's own, a `transformers` object: its special tokens.
+        answer: Generates.
+        on_layer: Called after each decoder layer of the reference.
+    """
+
+    spec: EngineSpec
+    context: RankContext
+    original: Path
+    loaded: Path
+    rung: Rung
+    dtype: torch.dtype
+    vocab_size: int
+    generation_config: Any
+    answer: Answer
+    on_layer: Callable[[], None] = lambda: None
+
+    @property
+    def config(self) -> EngineConfig:
+        """Inference settings."""
+        return self.spec.config
+
+
+def check(subject: Subject) -> VerificationReport:
+    """Compare what an engine generates with plain transformers; all ranks call this at once.
+
+    Returns:
+        On every rank the same but for seconds.
+
+    Raises:
+        VerificationError: It is not right.
+        GoldenFileError: The golden file is of no use.
+        UnsupportedError: There is nothing to compare with: transformers cannot read these weights.
+    """
+    started = time.perf_counter()
+    context, config = subject.context, subject.config
+    batches = canary_batches(
+        vocab_size=subject.vocab_size,
+        special_ids=_special_ids(subject.generation_config),
+        max_tokens=config.max_tokens,
+        max_batch_size=config.max_batch_size,
+    )
+    canaries = [canary for batch in batches for canary in batch]
+    dtype = str(subject.dtype).removeprefix("torch.")
+    identity = reference_identity(subject.original, dtype=dtype, vocab_size=subject.vocab_size, canaries=canaries)
+    name = engine_identity(identity, subject.original, subject.loaded, subject.rung, config, context)
+    memory = Memory(cache_directory(config.hf_home), name)
+    # Each node remembers for itself: another may have other GPUs, or other bytes on its disk.
+    if config.verify == "once" and all(from_all(context, memory.holds())):
+        return VerificationReport(rung=subject.rung, source="remembered")
+    golden = by_first(context, lambda: _golden(config, identity, canaries))
+    answers = from_all(context, _answers(subject, batches))
+    results, references = by_first(context, lambda: _judged(subject, canaries, answers, golden))
+    report = VerificationReport(
+        rung=subject.rung,
+        source="transformers" if golden is None else "golden",
+        canaries=results,
+        seconds=time.perf_counter() - started,
+    )
+    if report.problems:
+        raise VerificationError(attempts=((subject.rung, report.problems),), canaries=results)
+    if context.local_rank == 0:
+        memory.keep(_about(subject, report, dtype))
+    return replace(report, golden=golden_content(identity, references))
+
+
+def _golden(config: EngineConfig, identity: dict[str, str], canaries: Sequence[Canary]) -> list[Reference] | None:
+    return None if config.golden is None else read_golden(Path(config.golden).expanduser(), identity, canaries)
+
+
+def _answers(subject: Subject, batches: Sequence[Sequence[Canary]]) -> list[Completion]:
+    """What this rank generates for each canary."""
+    answers: list[Completion] = []
+    for batch in batches:
+        num_new = batch[0].num_new_tokens
+        generation = GenerationConfig(max_new_tokens=num_new, min_new_tokens=num_new, return_logprobs=True)
+        try:
+            answers += subject.answer([canary.token_ids for canary in batch], generation)
+        except EngineError as error:
+            if error.out_of_memory:
+                raise
+            problem = f"{batch[0].name}: the engine failed with it ({error})"
+            raise VerificationError(attempts=((subject.rung, (problem,)),)) from error
+    return answers
+
+
+def _judged(
+    subject: Subject,
+    canaries: Sequence[Canary],
+    answers: Sequence[Sequence[Completion]],
+    golden: Sequence[Reference] | None,
+) -> tuple[tuple[CanaryResult, ...], Sequence[Reference]]:
+    """On rank 0: each canary's result, and what it was compared with."""
+    ranks = [[own[index] for own in answers] for index in range(len(canaries))]
+    problems = [malformed(canary, given) for canary, given in zip(canaries, ranks, strict=True)]
+    if any(problems):  # no reference for tokens that are none
+        return tuple(
+            CanaryResult(
+                name=canary.name,
+                num_prompt_tokens=len(canary.token_ids),
+                num_new_tokens=len(given[0].token_ids),
+                problem=problem,
+            )
+            for canary, given, problem in zip(canaries, ranks, problems, strict=True)
+        ), ()
+    references = golden
+    if references is None:
+        config = subject.config
+        references = compute_references(
+            subject.original,
+            canaries,
+            [given[0].token_ids for given in ranks],
+            dtype=subject.dtype,
+            device=subject.context.device,
+            forbidden=_forbidden(subject, canaries[0].num_new_tokens),
+            scratch=cache_directory(config.hf_home) / "converted",
+            trust_remote_code=config.trust_remote_code,
+            on_layer=subject.on_layer,
+        )
+    judged = zip(canaries, ranks, references, strict=True)
+    return tuple(judge(canary, given, reference) for canary, given, reference in judged), references
+
+
+def _special_ids(generation_config: Any) -> set[int]:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {token for name in names for token in _as_list(getattr(generation_config, name))}
+
+
+def _forbidden(subject: Subject, num_new_tokens: int) -> list[Collection[int]]:
+    """For each new token what cannot be chosen: an end, because the canaries are of a fixed length, and what the
+    model's own settings suppress. They may also force the last one."""
+    own = subject.generation_config
+    always = {*_as_list(own.eos_token_id), *_as_list(own.suppress_tokens)}
+    forbidden: list[Collection[int]] = [always] * num_new_tokens
+    forbidden[0] = always | set(_as_list(own.begin_suppress_tokens))
+    if forced := _as_list(own.forced_eos_token_id):
+        forbidden[-1] = set(range(subject.vocab_size)) - set(forced)
+    return forbidden
+
+
+def _as_list(value: int | list[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _about(subject: Subject, report: VerificationReport, dtype: str) -> dict[str, Any]:
+    return {
+        "model": subject.original.name,
+        "rung": report.rung,
+        "dtype": dtype,
+        "ranks": subject.context.world_size,
+        "compared_with": report.source,
+        "seconds": round(report.seconds, 3),
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

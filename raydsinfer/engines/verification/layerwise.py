@@ -1,0 +1,216 @@
+"""A transformers model of which one decoder layer at a time is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from raydsinfer.checkpoints.weights.reader import TensorReader
+from raydsinfer.engines import model as models
+from raydsinfer.errors import UnsupportedError
+
+
+class LayerwiseModel:
+    """Runs transformers' own modules, layer by layer, with weights that are read when they are needed.
+
+    The layers run on the device; what is around them (embeddings, last norm, head), on the CPU, where it stays. For
+    each layer the whole model is called again: layers before it give back what they gave, the layer itself runs, and
+    ends the call. So transformers makes masks and positions for each as it always does.
+
+    Args:
+        model_config: The model's `transformers` configuration.
+        dtypes: Of the models that run side by side on one reading of the weights. Weights are converted to the first,
+            and from it to the others.
+        reader: The weights.
+        device: Where layers run.
+        path: The checkpoint's name in errors.
+        trust_remote_code: Whether Python code in the model's directory may run.
+        on_layer: Called after each layer.
+
+    Raises:
+        UnsupportedError: The weights would have to be converted, or a parameter has none.
+    """
+
+    def __init__(
+        self,
+        model_config: Any,
+        dtypes: Sequence[torch.dtype],
+        reader: TensorReader,
+        device: str,
+        *,
+        path: str,
+        trust_remote_code: bool = False,
+        on_layer: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._reader, self._device, self._on_layer = reader, device, on_layer
+        self._dtype = dtypes[0]
+        built = [models.build_meta(model_config, dtype, trust_remote_code=trust_remote_code) for dtype in dtypes]
+        self._names = _stored_names(built[0], reader, path)
+        self.replays = [_Replay(model, _decoder_layers(model), device) for model in built]
+        for replay in self.replays:
+            self._fill_rest(replay)
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return len(self.replays[0].paths)
+
+    def logits(self, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[list[torch.Tensor]]:
+        """Logits of some positions of some batches.
+
+        Args:
+            batches: Token ids (rows, tokens), which may be padded on the right, and the positions that are wanted.
+
+        Returns:
+            For each dtype, for each batch (rows, positions, vocabulary), on the CPU.
+        """
+        for replay in self.replays:
+            replay.begin(len(batches))
+        for index, path in enumerate(self.replays[0].paths):
+            weights = self._read(path, self.replays[0].layers[index])
+            for replay in self.replays:
+                with replay.filled(index, weights):
+                    for number, (token_ids, positions) in enumerate(batches):
+                        replay.run_layer(index, number, token_ids, positions)
+            self._on_layer()
+        return [[replay.finish(number, *batch) for number, batch in enumerate(batches)] for replay in self.replays]
+
+    def _read(self, path: str, layer: nn.Module) -> dict[str, torch.Tensor]:
+        return {
+            name: self._reader.read(self._names[f"{path}.{name}"]).to(self._device, self._dtype)
+            for name, _ in layer.named_parameters(remove_duplicate=False)
+        }
+
+    def _fill_rest(self, replay: _Replay) -> None:
+        model = replay.model
+        own = next(p.dtype for p in model.parameters())
+        for name in models.stored_buffers(model):
+            if name in self._names:
+                _set(model, name, self._reader.read(self._names[name]).clone(), "_buffers")
+        for name, _ in list(model.named_parameters(remove_duplicate=False)):
+            if not any(name.startswith(f"{path}.") for path in replay.paths):
+                stored = self._reader.read(self._names[name]).to(self._dtype).to(own)
+                _set(model, name, nn.Parameter(stored, requires_grad=False), "_parameters")
+
+
+class _Reached(Exception):  # noqa: N818
+    """The layer has run; the rest of the call is not needed."""
+
+
+class _Replay:
+    """A model whose layers run one a call.
+
+    Args:
+        model: On the meta device.
+        paths: Of its decoder layers, in order.
+        device: Where they run.
+    """
+
+    def __init__(self, model: nn.Module, paths: list[str], device: str) -> None:
+        self.model, self.paths, self._device = model, paths, device
+        self.layers = [model.get_submodule(path) for path in paths]
+        self._outputs: list[Any] = []
+        self._index = self._number = 0
+        for index, layer in enumerate(self.layers):
+            layer.forward = self._forward_of(index, layer.forward)
+
+    def begin(self, num_batches: int) -> None:
+        """Forget what layers gave."""
+        self._outputs = [None] * num_batches
+
+    def run_layer(self, index: int, number: int, token_ids: torch.Tensor, positions: torch.Tensor) -> None:
+        """Run a layer, whose weights are there, on a batch."""
+        self._index, self._number = index, number
+        try:
+            self._call(token_ids, positions)
+        except _Reached:
+            return
+        raise UnsupportedError(
+            what="a layer-by-layer reference of this model",
+            why=f"{self.paths[index]} does not run after the layer before it",
+            instead="Compare with a golden file.",
+        )
+
+    def finish(self, number: int, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch, after all layers."""
+        self._index, self._number = len(self.layers), number
+        return self._call(token_ids, positions)
+
+    def _call(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        # Padding on the right needs no mask: no token sees those behind it.
+        logits: torch.Tensor = self.model(input_ids=token_ids, use_cache=False, logits_to_keep=positions).logits
+        return logits
+
+    def _forward_of(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if index < self._index:
+                return self._outputs[self._number]
+            if index > self._index:
+                return args[0] if args else None  # never seen: `run_layer` says what is wrong
+            on_device = _moved((args, kwargs), self._device)
+            self._outputs[self._number] = _moved(forward(*on_device[0], **on_device[1]), "cpu")
+            raise _Reached
+
+        return run
+
+    @contextmanager
+    def filled(self, index: int, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """A layer with its weights, for a while."""
+        layer = self.layers[index]
+        empty = dict(layer.named_parameters(remove_duplicate=False))
+        buffers = dict(layer.named_buffers(remove_duplicate=False))
+        for name, parameter in empty.items():
+            weight = weights[name].to(parameter.dtype)
+            _set(layer, name, nn.Parameter(weight, requires_grad=False), "_parameters")
+        for name, buffer in buffers.items():
+            _set(layer, name, buffer.to(self._device), "_buffers")
+        try:
+            yield
+        finally:
+            for name, parameter in empty.items():
+                _set(layer, name, parameter, "_parameters")
+            for name, buffer in buffers.items():
+                _set(layer, name, buffer, "_buffers")
+
+
+def _decoder_layers(model: nn.Module) -> list[str]:
+    """Paths of the members of the outermost lists of modules."""
+    paths = models.layer_paths(model)
+    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+
+
+def _stored_names(model: nn.Module, reader: TensorReader, path: str) -> dict[str, str]:
+    """Parameter or buffer → name in the checkpoint; tied parameters share one."""
+    names = models.tensor_names(model, reader, path)
+    for group in models.tied_names(model):
+        stored = next((names[name] for name in sorted(group) if name in names), None)
+        if stored is not None:
+            names |= {name: stored for name in group if name not in names}
+    missing = sorted(models.parameter_shapes(model).keys() - names.keys())
+    if missing:
+        raise UnsupportedError(
+            what=f"a layer-by-layer reference of {path}",
+            why=f"no tensor is stored for {missing[0]}",
+            instead="Use the original weights, or a golden file.",
+        )
+    return names
+
+
+def _set(module: nn.Module, name: str, value: torch.Tensor, kind: str) -> None:
+    parent, _, child = name.rpartition(".")
+    getattr(module.get_submodule(parent), kind)[child] = value
+
+
+def _moved(value: Any, device: str) -> Any:
+    """The same with all tensors on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, tuple | list):
+        return type(value)(_moved(item, device) for item in value)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    return value
