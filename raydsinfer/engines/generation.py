@@ -129,8 +129,7 @@ def chosen_logprobs(logits: Sequence[torch.Tensor], token_ids: torch.Tensor) -> 
         token_ids: New tokens (rows, steps).
     """
     steps = [
-        step.float().log_softmax(dim=-1).gather(1, token_ids[:, index : index + 1])
-        for index, step in enumerate(logits)
+        step.float().log_softmax(dim=-1).gather(1, token_ids[:, index : index + 1]) for index, step in enumerate(logits)
     ]
     found: list[list[float]] = torch.cat(steps, dim=1).tolist()
     return found

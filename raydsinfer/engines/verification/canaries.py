@@ -6,11 +6,11 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 
-NUM_NEW_TOKENS = 8
+NUM_NEW_TOKENS = 6
 """Tokens that each canary generates: the first comes from the prompt, the others through the KV cache."""
 
-LONGEST_PROMPT = 2048
-"""Tokens of the longest canary, however large `max_tokens` is: the reference keeps no more activations than that."""
+LONGEST_PROMPT, LONGEST_PROMPT_ON_CPU = 2048, 256
+"""Tokens of the longest canary, however large `max_tokens` is: the reference has to compute as many."""
 
 _SINGLE, _PADDED, _BESIDE_LONG = 9, (11, 4, 7), 3  # tokens of prompts
 
@@ -31,7 +31,7 @@ class Canary:
 
 
 def canary_batches(
-    *, vocab_size: int, special_ids: Collection[int], max_tokens: int, max_batch_size: int
+    *, vocab_size: int, special_ids: Collection[int], max_tokens: int, max_batch_size: int, on_cpu: bool
 ) -> list[list[Canary]]:
     """The canary set: prompts of a batch go to the engine together. The same arguments give the same set.
 
@@ -40,15 +40,16 @@ def canary_batches(
         special_ids: Tokens that no prompt should have.
         max_tokens: Prompt plus new tokens of the longest row.
         max_batch_size: Rows of the largest static batch.
+        on_cpu: Whether it is computed on CPUs, which are slow.
     """
     num_new = min(NUM_NEW_TOKENS, max_tokens - 1)
-    most = min(LONGEST_PROMPT, max_tokens - num_new)
+    most = min(LONGEST_PROMPT_ON_CPU if on_cpu else LONGEST_PROMPT, max_tokens - num_new)
     draw = _Draw(vocab_size, special_ids)
 
     def canary(name: str, length: int) -> Canary:
         return Canary(name=name, token_ids=draw.tokens(min(length, most)), num_new_tokens=num_new)
 
-    padded = [canary(f"padded batch, row {row}", length) for row, length in enumerate(_PADDED)]
+    padded = [canary(f"padded, row {row}", length) for row, length in enumerate(_PADDED)]
     long = [canary("long", most), canary("padded to long", _BESIDE_LONG)]
     return [[canary("single", _SINGLE)], padded[:max_batch_size], long[:max_batch_size]]
 

@@ -81,6 +81,7 @@ def check(subject: Subject) -> VerificationReport:
         special_ids=_special_ids(subject.generation_config),
         max_tokens=config.max_tokens,
         max_batch_size=config.max_batch_size,
+        on_cpu=context.device == "cpu",
     )
     canaries = [canary for batch in batches for canary in batch]
     dtype = str(subject.dtype).removeprefix("torch.")

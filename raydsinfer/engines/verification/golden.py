@@ -23,7 +23,7 @@ _WORDS = {
     "transformers": "the version of transformers",
     "dtype": "dtype",
     "vocabulary": "the size of the vocabulary",
-    "canaries": "the prompts, which follow from max_tokens, max_batch_size and the special tokens",
+    "canaries": "the prompts, which follow from max_tokens, max_batch_size, special tokens and whether there are GPUs",
 }
 
 
@@ -76,13 +76,11 @@ def read_golden(path: Path, identity: Mapping[str, str], canaries: Sequence[Cana
         raise GoldenFileError(path=str(path), reason=f"was made for something else: {told}", hint=_AGAIN)
     try:
         references = [_reference(found) for found in content["references"]]
-        fits = [len(r.steps) == len(r.token_ids) == c.num_new_tokens for r, c in zip(references, canaries, strict=True)]
+        for reference, canary in zip(references, canaries, strict=True):
+            if not len(reference.steps) == len(reference.token_ids) == canary.num_new_tokens:
+                raise ValueError("a reference of another length")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        fits, cause = [False], error
-    else:
-        cause = None
-    if not all(fits):
-        raise GoldenFileError(path=str(path), reason="is damaged", hint=_AGAIN) from cause
+        raise GoldenFileError(path=str(path), reason="is damaged", hint=_AGAIN) from error
     return references
 
 

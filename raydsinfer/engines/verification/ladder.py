@@ -11,7 +11,13 @@ from raydsinfer.engines.families import Mode
 Rung = Literal["kernel injection", "continuous AutoTP", "static AutoTP", "continuous plain", "static plain"]
 """A way to run a model."""
 
-LADDER: tuple[Rung, ...] = ("kernel injection", "continuous AutoTP", "static AutoTP", "continuous plain", "static plain")
+LADDER: tuple[Rung, ...] = (
+    "kernel injection",
+    "continuous AutoTP",
+    "static AutoTP",
+    "continuous plain",
+    "static plain",
+)
 
 _SETTINGS: Mapping[Rung, Mapping[str, Any]] = {
     "continuous AutoTP": {"kernel_inject": False, "ds_inference": True, "batching": "continuous"},

@@ -87,17 +87,16 @@ class LayerwiseModel:
 
     def _fill_rest(self, replay: _Replay) -> None:
         model = replay.model
-        own = next(p.dtype for p in model.parameters())
         for name in models.stored_buffers(model):
             if name in self._names:
                 _set(model, name, self._reader.read(self._names[name]).clone(), "_buffers")
-        for name, _ in list(model.named_parameters(remove_duplicate=False)):
+        for name, empty in list(model.named_parameters(remove_duplicate=False)):
             if not any(name.startswith(f"{path}.") for path in replay.paths):
-                stored = self._reader.read(self._names[name]).to(self._dtype).to(own)
+                stored = self._reader.read(self._names[name]).to(self._dtype).to(empty.dtype)
                 _set(model, name, nn.Parameter(stored, requires_grad=False), "_parameters")
 
 
-class _Reached(Exception):  # noqa: N818
+class _Reached(Exception):
     """The layer has run; the rest of the call is not needed."""
 
 
