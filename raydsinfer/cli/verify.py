@@ -139,6 +139,9 @@ def print_canaries(console: Console, way: str, canaries: tuple[Any, ...]) -> Non
             f"{canary.largest_gap:.2g}" if compared else "",
             f"{canary.allowed_gap:.2g}" if compared else "",
             str(canary.num_ties) if compared else "",
-            canary.problem or "right",
+            "wrong" if canary.problem else "right",
         )
     console.print(table, markup=False, highlight=False)
+    for canary in canaries:
+        if canary.problem:
+            console.print(f"{canary.name}: {canary.problem}", markup=False, highlight=False, soft_wrap=True)

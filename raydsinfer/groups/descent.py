@@ -65,11 +65,11 @@ class Descent:
 
     @property
     def note(self) -> str:
-        """What was not right and what is tried now, in one line; empty if all is as it was asked for."""
+        """What was not right last and what is tried now, in one line; empty if all is as it was asked for."""
         if not self.attempts:
             return ""
-        told = "; ".join(f"{rung}: {found[0]}" for rung, found in self.attempts)
-        return f"{told}. Next: {self._rung}" if self._rung else told
+        rung, found = self.attempts[-1]
+        return f"{rung}: {found[0]}. Next: {self._rung}"
 
 
 def _why_impossible(error: WorkerGroupError) -> str:

@@ -130,7 +130,7 @@ def test_what_is_not_built_yet_says_so() -> None:
     assert caught.value.instead
 
 
-@pytest.mark.parametrize("name", ["save_mp_checkpoint_path", "reshard_checkpoint_path"])
+@pytest.mark.parametrize("name", ["save_mp_checkpoint_path", "reshard_checkpoint_path", "golden"])
 def test_paths_on_other_nodes_are_absolute(name: str) -> None:
     for path in ("/x", "~/x"):
         assert getattr(EngineConfig(**{name: path}), name) == path

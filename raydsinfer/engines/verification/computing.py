@@ -26,6 +26,7 @@ Batches = list[tuple[torch.Tensor, torch.Tensor]]
 Logits = list[list[torch.Tensor]]
 
 
+@torch.no_grad()
 def compute_references(
     directory: Path,
     canaries: Sequence[Canary],
