@@ -182,7 +182,8 @@ class LoadReport:
         batching: ``continuous`` if the engine answers `advance`, else ``static``.
         max_running: Sequences that a continuous engine works on at once.
         num_kv_tokens: Tokens that the KV cache of a continuous engine holds.
-        note: Why it batches the way it does, if that is not what the settings ask for first.
+        note: Why it batches the way it does, if that is not what the settings ask for first; why it was not compared
+            with transformers, if it was to be.
         verification: What a comparison with plain transformers found; None if there was none.
     """
 

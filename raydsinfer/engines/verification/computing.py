@@ -68,6 +68,8 @@ def compute_references(
     except UnsupportedError as error:
         logger.info("the reference takes the whole model in host memory: %s", error.why)
         found = _whole(directory, dtypes, batches, trust_remote_code)
+    if device != "cpu":
+        torch.cuda.empty_cache()  # a layer's memory, which the gang can use
     references: dict[int, Reference] = {}
     for number, group in enumerate(groups):
         exact, first = found[-1][number], int(batches[number][1][0])
