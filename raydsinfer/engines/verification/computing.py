@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from psutil import virtual_memory
 
 from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.checkpoints.weights.reader import TensorReader
@@ -16,10 +17,11 @@ from raydsinfer.engines.out_of_memory import memory_shortage
 from raydsinfer.engines.verification.canaries import Canary
 from raydsinfer.engines.verification.layerwise import LayerwiseModel
 from raydsinfer.engines.verification.reference import Reference, reference_of
-from raydsinfer.errors import UnsupportedError
+from raydsinfer.errors import UnsupportedError, summary_of
 
 logger = logging.getLogger(__name__)
 
+_TIMES_FILES = 2.5  # of 16-bit files: the model in float32, and some room
 _SHORT = 64  # tokens; sequences up to here are padded to one length, longer ones are read alone
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -53,8 +55,7 @@ def compute_references(
         on_layer: Called after each decoder layer.
 
     Raises:
-        UnsupportedError: transformers cannot read these weights.
-        CheckpointError: They are wrong.
+        UnsupportedError: transformers cannot read these weights, or not in this memory.
     """
     groups = _groups([len(c.token_ids) + len(a) for c, a in zip(canaries, answers, strict=True)])
     batches = [_batch([canaries[i] for i in group], [answers[i] for i in group]) for group in groups]
@@ -65,8 +66,8 @@ def compute_references(
 
     try:
         found = _on_device_or_cpu(logits, device)
-    except UnsupportedError as error:
-        logger.info("the reference takes the whole model in host memory: %s", error.why)
+    except Exception as error:  # also what a model does that nobody here has seen yet
+        logger.info("the reference takes the whole model in host memory: %s", summary_of(error))
         found = _whole(directory, dtypes, batches, trust_remote_code)
     if device != "cpu":
         torch.cuda.empty_cache()  # a layer's memory, which the gang can use
@@ -122,15 +123,30 @@ def _layerwise(
 
 
 def _whole(directory: Path, dtypes: Sequence[torch.dtype], batches: Batches, trust_remote_code: bool) -> Logits:
-    """The same with a model that transformers loads."""
-    config: Any = models.read_config(directory, trust_remote_code=trust_remote_code)
-    model = models.load_whole(directory, config, dtypes[0], trust_remote_code=trust_remote_code)
-    found: Logits = []
-    for dtype in dtypes:
-        if dtype != dtypes[0]:  # else it would only round rotary frequencies
-            model = model.to(dtype)
-        logits = [model(input_ids=token_ids, use_cache=False).logits for token_ids, _ in batches]
-        found.append([whole[:, positions] for whole, (_, positions) in zip(logits, batches, strict=True)])
+    """The same with a model that transformers loads.
+
+    Raises:
+        UnsupportedError: It cannot, or there is no room for it.
+    """
+    instead = "Compare with a golden file, or use verify='off'."
+    try:
+        needed, free = _TIMES_FILES * sum(describe(directory).files.values()), virtual_memory().available
+        if needed > free:
+            why = f"it may take {needed / 1e9:.0f} GB of host memory, of which {free / 1e9:.0f} GB are free"
+            raise UnsupportedError(what="a reference with the whole model", why=why, instead=instead)
+        config: Any = models.read_config(directory, trust_remote_code=trust_remote_code)
+        model = models.load_whole(directory, config, dtypes[0], trust_remote_code=trust_remote_code)
+        found: Logits = []
+        for dtype in dtypes:
+            if dtype != dtypes[0]:  # else it would only round rotary frequencies
+                model = model.to(dtype)
+            logits = [model(input_ids=token_ids, use_cache=False).logits for token_ids, _ in batches]
+            found.append([whole[:, positions] for whole, (_, positions) in zip(logits, batches, strict=True)])
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        why = f"transformers cannot compute it ({summary_of(error)})"
+        raise UnsupportedError(what="a reference with the whole model", why=why, instead=instead) from error
     return found
 
 

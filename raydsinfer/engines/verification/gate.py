@@ -23,7 +23,9 @@ from raydsinfer.engines.verification.memory import Memory
 from raydsinfer.engines.verification.reference import Reference
 from raydsinfer.engines.verification.report import CanaryResult, VerificationReport
 from raydsinfer.engines.verification.together import by_first, from_all
-from raydsinfer.errors import EngineError, VerificationError
+from raydsinfer.errors import EngineError, UnsupportedError, VerificationError
+
+_COMPARABLE = ("auto", "float32", "float16", "bfloat16")
 
 Answer = Callable[[Sequence[Sequence[int]], GenerationConfig], list[Completion]]
 """Prompts that go to the engine together, and their settings → a completion each."""
@@ -76,6 +78,9 @@ def check(subject: Subject) -> VerificationReport:
     """
     started = time.perf_counter()
     context, config = subject.context, subject.config
+    if config.dtype not in _COMPARABLE:
+        why = "quantised weights are off by more than can be told from a fault"
+        raise UnsupportedError(what=f"a comparison of dtype={config.dtype!r}", why=why, instead="Use verify='off'.")
     batches = canary_batches(
         vocab_size=subject.vocab_size,
         special_ids=_special_ids(subject.generation_config),

@@ -178,8 +178,13 @@ class _Replay:
 
 def _decoder_layers(model: nn.Module) -> list[str]:
     """Paths of the members of the outermost lists of modules."""
-    paths = models.layer_paths(model)
-    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+    paths = dict.fromkeys(models.layer_paths(model))
+
+    def is_inside(path: str) -> bool:
+        parts = path.split(".")
+        return any(".".join(parts[:size]) in paths for size in range(1, len(parts)))
+
+    return [path for path in paths if not is_inside(path)]
 
 
 def _stored_names(model: nn.Module, reader: TensorReader, path: str) -> dict[str, str]:

@@ -95,6 +95,12 @@ def test_the_whole_model_where_weights_cannot_be_read_by_layer(tmp_path: Path, m
 
     monkeypatch.setattr(computing, "LayerwiseModel", refuse)
     whole = references(directory, torch.bfloat16, answers)
+    monkeypatch.setattr(computing, "_TIMES_FILES", 1e12)
+    with pytest.raises(UnsupportedError, match="GB of host memory"):
+        references(directory, torch.bfloat16, answers)
+    monkeypatch.undo()
+    with pytest.raises(UnsupportedError, match="transformers cannot compute it"):
+        references(tmp_path / "none", torch.bfloat16, answers)
     for one, other in zip(by_layer, whole, strict=True):
         for step, also in zip(one.steps, other.steps, strict=True):
             assert step.best_ids == also.best_ids
