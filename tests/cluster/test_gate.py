@@ -16,6 +16,7 @@ from raydsinfer.resharding import reshard
 from tests.models import write_tiny_model
 from tests.ranks import run_ranks
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 PADDED = ("padded, row 1", "padded, row 2", "padded to long")  # rows that have padding beside them
 
 
@@ -65,7 +66,6 @@ def load(context: RankContext, cases: list[Case]) -> list[Case]:
     return cases
 
 
-@pytest.mark.slow
 def test_each_kind_of_wrong_model_is_caught(tmp_path: Path) -> None:
     llama, opt = (write_tiny_model(family, tmp_path / family) for family in ("llama", "opt"))
     static: dict[str, Any] = {"batching": "static"}
@@ -104,7 +104,6 @@ def test_each_kind_of_wrong_model_is_caught(tmp_path: Path) -> None:
         assert case.source == "transformers"
 
 
-@pytest.mark.slow
 def test_golden_files_memory_and_forms_of_weights(tmp_path: Path) -> None:
     model, other = (write_tiny_model("llama", tmp_path / name, scale=s) for name, s in (("a", 4.0), ("b", 3.0)))
     golden, static = tmp_path / "golden.json", {"batching": "static"}
@@ -154,7 +153,6 @@ def test_golden_files_memory_and_forms_of_weights(tmp_path: Path) -> None:
     assert [case.source for case in done[17:]] == ["transformers"] * 4
 
 
-@pytest.mark.slow
 def test_one_rank_with_families_that_need_it_and_kernel_injection(tmp_path: Path) -> None:
     models = [write_tiny_model(family, tmp_path / family) for family in ("gpt2", "bloom", "opt")]
     cases = [Case(model, {"ds_inference": plain}) for model in models for plain in (False, True)]

@@ -21,6 +21,7 @@ from tests.commands import Commands
 from tests.model_faults import FAULTS_FILE
 from tests.models import plain_greedy, write_tiny_model
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 PROMPTS = ["hello", "a longer prompt", "third"]
 
 
@@ -48,7 +49,6 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ray.shutdown()
 
 
-@pytest.mark.slow
 def test_down_the_whole_ladder_and_a_restart_at_its_foot(faults: Path, tmp_path: Path) -> None:
     faults.write_text(json.dumps({"kernel_inject": "bend_injected", "autotp": "swap_qkv"}))
     model = write_tiny_model("opt", tmp_path / "opt")
@@ -81,7 +81,6 @@ def test_down_the_whole_ladder_and_a_restart_at_its_foot(faults: Path, tmp_path:
     assert_nothing_left()
 
 
-@pytest.mark.slow
 def test_the_command_and_strict(faults: Path, tmp_path: Path) -> None:
     faults.write_text(json.dumps({"autotp": "change_other_rank"}))
     model, golden = write_tiny_model("llama", tmp_path / "llama"), tmp_path / "golden.json"
