@@ -157,7 +157,8 @@ class DeepSpeedEngine:
 
     def _verified(self, dtype: torch.dtype) -> VerificationReport | None:
         """Compare what this engine generates with plain transformers, if there is anything to compare with."""
-        from raydsinfer.engines.verification.gate import Subject, check
+        from raydsinfer.engines.verification.gate import check
+        from raydsinfer.engines.verification.subject import Subject
 
         batching = "static" if self._continuous is None else "continuous"
         subject = Subject(

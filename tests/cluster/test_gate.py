@@ -131,6 +131,7 @@ def test_golden_files_memory_and_forms_of_weights(tmp_path: Path) -> None:
         Case(model, {"verify": "always", "hf_home": home}, "change_rotary_base"),
         Case(model, {"verify": "off", "hf_home": home, **static}, "change_rotary_base"),
         Case(model, {"verify": "once", "hf_home": str(tmp_path / "file")}),  # nothing can be written there
+        Case(model, {"verify": "once", "hf_home": home, "golden": str(broken)}),  # is looked at all the same
         # Weights in other forms.
         Case(reshard(model, tmp_path / "cut", layout="ranks", tp_size=2).target),
         Case(model, {"save_mp_checkpoint_path": str(tmp_path / "kept")}),
@@ -142,15 +143,17 @@ def test_golden_files_memory_and_forms_of_weights(tmp_path: Path) -> None:
     assert right == ["transformers", "golden", "golden", "transformers", "remembered", "remembered", "transformers"]
     for index in (3, 12, 13, 14):
         assert "token " in done[index].differences
-    refused = {index: str(done[index].error) for index in range(4, 9) if isinstance(done[index].error, GoldenFileError)}
-    assert sorted(refused) == [4, 5, 6, 7, 8]
+    refused = {
+        index: str(done[index].error) for index in (*range(4, 9), 17) if isinstance(done[index].error, GoldenFileError)
+    }
+    assert sorted(refused) == [4, 5, 6, 7, 8, 17]
     assert "the content of the model's files" in refused[4]
     assert "dtype (float32 instead of bfloat16)" in refused[5]
     assert "max_tokens" in refused[6]
     assert "is not JSON" in refused[7]
     assert "cannot be read (No such file or directory)" in refused[8]
     assert done[15].report.verification is None
-    assert [case.source for case in done[17:]] == ["transformers"] * 4
+    assert [case.source for case in done[18:]] == ["transformers"] * 4
 
 
 def test_one_rank_with_families_that_need_it_and_kernel_injection(tmp_path: Path) -> None:

@@ -3,66 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from raydsinfer.checkpoints.sources.fetch import cache_directory
 from raydsinfer.config import EngineConfig, GenerationConfig
-from raydsinfer.engines.base import Completion, EngineSpec, RankContext
-from raydsinfer.engines.verification.canaries import Canary, canary_batches
+from raydsinfer.engines.base import Completion
+from raydsinfer.engines.verification.canaries import Canary
 from raydsinfer.engines.verification.computing import compute_references
 from raydsinfer.engines.verification.golden import golden_content, read_golden
 from raydsinfer.engines.verification.identity import engine_identity, reference_identity
 from raydsinfer.engines.verification.judging import judge, malformed
-from raydsinfer.engines.verification.ladder import Rung
 from raydsinfer.engines.verification.memory import Memory
 from raydsinfer.engines.verification.reference import Reference
 from raydsinfer.engines.verification.report import CanaryResult, VerificationReport
+from raydsinfer.engines.verification.subject import Subject
 from raydsinfer.engines.verification.together import by_first, from_all
 from raydsinfer.errors import EngineError, UnsupportedError, VerificationError
 
 _COMPARABLE = ("auto", "float32", "float16", "bfloat16")
-
-Answer = Callable[[Sequence[Sequence[int]], GenerationConfig], list[Completion]]
-"""Prompts that go to the engine together, and their settings → a completion each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A loaded engine that is to be checked; the same on every rank but for `answer` and the context.
-
-    Args:
-        spec: What it was made from.
-        context: Where this rank stands.
-        original: Directory of the model as it came.
-        loaded: Directory that the weights were read from.
-        rung: How the model runs.
-        dtype: Of its weights and activations.
-        vocab_size: Tokens of the model.
-        generation_config: The model's own, a `transformers` object: its special tokens.
-        answer: Generates.
-        on_layer: Called after each decoder layer of the reference.
-    """
-
-    spec: EngineSpec
-    context: RankContext
-    original: Path
-    loaded: Path
-    rung: Rung
-    dtype: torch.dtype
-    vocab_size: int
-    generation_config: Any
-    answer: Answer
-    on_layer: Callable[[], None] = lambda: None
-
-    @property
-    def config(self) -> EngineConfig:
-        """Inference settings."""
-        return self.spec.config
 
 
 def check(subject: Subject) -> VerificationReport:
@@ -81,22 +42,17 @@ def check(subject: Subject) -> VerificationReport:
     if config.dtype not in _COMPARABLE:
         why = "quantised weights are off by more than can be told from a fault"
         raise UnsupportedError(what=f"a comparison of dtype={config.dtype!r}", why=why, instead="Use verify='off'.")
-    batches = canary_batches(
-        vocab_size=subject.vocab_size,
-        special_ids=_special_ids(subject.generation_config),
-        max_tokens=config.max_tokens,
-        max_batch_size=config.max_batch_size,
-        on_cpu=context.device == "cpu",
-    )
+    batches = subject.batches()
     canaries = [canary for batch in batches for canary in batch]
-    dtype = str(subject.dtype).removeprefix("torch.")
-    identity = reference_identity(subject.original, dtype=dtype, vocab_size=subject.vocab_size, canaries=canaries)
+    identity = reference_identity(
+        subject.original, dtype=subject.dtype_name, vocab_size=subject.vocab_size, canaries=canaries
+    )
+    golden = by_first(context, lambda: _golden(config, identity, canaries))
     name = engine_identity(identity, subject.original, subject.loaded, subject.rung, config, context)
     memory = Memory(cache_directory(config.hf_home), name)
     # Each node remembers for itself: another may have other GPUs, or other bytes on its disk.
     if config.verify == "once" and all(from_all(context, memory.holds())):
         return VerificationReport(rung=subject.rung, source="remembered")
-    golden = by_first(context, lambda: _golden(config, identity, canaries))
     answers = from_all(context, _answers(subject, batches))
     results, references = by_first(context, lambda: _judged(subject, canaries, answers, golden))
     report = VerificationReport(
@@ -108,7 +64,7 @@ def check(subject: Subject) -> VerificationReport:
     if report.problems:
         raise VerificationError(attempts=((subject.rung, report.problems),), canaries=results)
     if context.local_rank == 0:
-        memory.keep(_about(subject, report, dtype))
+        memory.keep(_about(subject, report))
     return replace(report, golden=golden_content(identity, references))
 
 
@@ -160,7 +116,7 @@ def _judged(
             [given[0].token_ids for given in ranks],
             dtype=subject.dtype,
             device=subject.context.device,
-            forbidden=_forbidden(subject, canaries[0].num_new_tokens),
+            forbidden=subject.forbidden(canaries[0].num_new_tokens),
             scratch=cache_directory(config.hf_home) / "converted",
             trust_remote_code=config.trust_remote_code,
             on_layer=subject.on_layer,
@@ -169,34 +125,11 @@ def _judged(
     return tuple(judge(canary, given, reference) for canary, given, reference in judged), references
 
 
-def _special_ids(generation_config: Any) -> set[int]:
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {token for name in names for token in _as_list(getattr(generation_config, name))}
-
-
-def _forbidden(subject: Subject, num_new_tokens: int) -> list[Collection[int]]:
-    """For each new token what cannot be chosen: an end, because the canaries are of a fixed length, and what the
-    model's own settings suppress. They may also force the last one."""
-    own = subject.generation_config
-    always = {*_as_list(own.eos_token_id), *_as_list(own.suppress_tokens)}
-    forbidden: list[Collection[int]] = [always] * num_new_tokens
-    forbidden[0] = always | set(_as_list(own.begin_suppress_tokens))
-    if forced := _as_list(own.forced_eos_token_id):
-        forbidden[-1] = set(range(subject.vocab_size)) - set(forced)
-    return forbidden
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _about(subject: Subject, report: VerificationReport, dtype: str) -> dict[str, Any]:
+def _about(subject: Subject, report: VerificationReport) -> dict[str, Any]:
     return {
         "model": subject.original.name,
         "rung": report.rung,
-        "dtype": dtype,
+        "dtype": subject.dtype_name,
         "ranks": subject.context.world_size,
         "compared_with": report.source,
         "seconds": round(report.seconds, 3),

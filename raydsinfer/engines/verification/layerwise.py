@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from raydsinfer.checkpoints.weights.reader import TensorReader
 from raydsinfer.engines import model as models
+from raydsinfer.engines.verification.replay import Replay, set_tensor
 from raydsinfer.errors import UnsupportedError
 
 
@@ -50,7 +50,7 @@ class LayerwiseModel:
         self._dtype = dtypes[0]
         built = [models.build_meta(model_config, dtype, trust_remote_code=trust_remote_code) for dtype in dtypes]
         self._names = _stored_names(built[0], reader, path)
-        self.replays = [_Replay(model, _decoder_layers(model), device) for model in built]
+        self.replays = [Replay(model, _decoder_layers(model), device) for model in built]
         for replay in self.replays:
             self._fill_rest(replay)
 
@@ -85,95 +85,15 @@ class LayerwiseModel:
             for name, _ in layer.named_parameters(remove_duplicate=False)
         }
 
-    def _fill_rest(self, replay: _Replay) -> None:
+    def _fill_rest(self, replay: Replay) -> None:
         model = replay.model
         for name in models.stored_buffers(model):
             if name in self._names:
-                _set(model, name, self._reader.read(self._names[name]).clone(), "_buffers")
+                set_tensor(model, name, self._reader.read(self._names[name]).clone(), "_buffers")
         for name, empty in list(model.named_parameters(remove_duplicate=False)):
             if not any(name.startswith(f"{path}.") for path in replay.paths):
                 stored = self._reader.read(self._names[name]).to(self._dtype).to(empty.dtype)
-                _set(model, name, nn.Parameter(stored, requires_grad=False), "_parameters")
-
-
-class _Reached(Exception):
-    """The layer has run; the rest of the call is not needed."""
-
-
-class _Replay:
-    """A model whose layers run one a call.
-
-    Args:
-        model: On the meta device.
-        paths: Of its decoder layers, in order.
-        device: Where they run.
-    """
-
-    def __init__(self, model: nn.Module, paths: list[str], device: str) -> None:
-        self.model, self.paths, self._device = model, paths, device
-        self.layers = [model.get_submodule(path) for path in paths]
-        self._outputs: list[Any] = []
-        self._index = self._number = 0
-        for index, layer in enumerate(self.layers):
-            layer.forward = self._forward_of(index, layer.forward)
-
-    def begin(self, num_batches: int) -> None:
-        """Forget what layers gave."""
-        self._outputs = [None] * num_batches
-
-    def run_layer(self, index: int, number: int, token_ids: torch.Tensor, positions: torch.Tensor) -> None:
-        """Run a layer, whose weights are there, on a batch."""
-        self._index, self._number = index, number
-        try:
-            self._call(token_ids, positions)
-        except _Reached:
-            return
-        raise UnsupportedError(
-            what="a layer-by-layer reference of this model",
-            why=f"{self.paths[index]} does not run after the layer before it",
-            instead="Compare with a golden file.",
-        )
-
-    def finish(self, number: int, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Logits of a batch, after all layers."""
-        self._index, self._number = len(self.layers), number
-        return self._call(token_ids, positions)
-
-    def _call(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        # Padding on the right needs no mask: no token sees those behind it.
-        logits: torch.Tensor = self.model(input_ids=token_ids, use_cache=False, logits_to_keep=positions).logits
-        return logits
-
-    def _forward_of(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            if index < self._index:
-                return self._outputs[self._number]
-            if index > self._index:
-                return args[0] if args else None  # never seen: `run_layer` says what is wrong
-            on_device = _moved((args, kwargs), self._device)
-            self._outputs[self._number] = _moved(forward(*on_device[0], **on_device[1]), "cpu")
-            raise _Reached
-
-        return run
-
-    @contextmanager
-    def filled(self, index: int, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """A layer with its weights, for a while."""
-        layer = self.layers[index]
-        empty = dict(layer.named_parameters(remove_duplicate=False))
-        buffers = dict(layer.named_buffers(remove_duplicate=False))
-        for name, parameter in empty.items():
-            weight = weights[name].to(parameter.dtype)
-            _set(layer, name, nn.Parameter(weight, requires_grad=False), "_parameters")
-        for name, buffer in buffers.items():
-            _set(layer, name, buffer.to(self._device), "_buffers")
-        try:
-            yield
-        finally:
-            for name, parameter in empty.items():
-                _set(layer, name, parameter, "_parameters")
-            for name, buffer in buffers.items():
-                _set(layer, name, buffer, "_buffers")
+                set_tensor(model, name, nn.Parameter(stored, requires_grad=False), "_parameters")
 
 
 def _decoder_layers(model: nn.Module) -> list[str]:
@@ -202,19 +122,3 @@ def _stored_names(model: nn.Module, reader: TensorReader, path: str) -> dict[str
             instead="Use the original weights, or a golden file.",
         )
     return names
-
-
-def _set(module: nn.Module, name: str, value: torch.Tensor, kind: str) -> None:
-    parent, _, child = name.rpartition(".")
-    getattr(module.get_submodule(parent), kind)[child] = value
-
-
-def _moved(value: Any, device: str) -> Any:
-    """The same with all tensors on a device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, tuple | list):
-        return type(value)(_moved(item, device) for item in value)
-    if isinstance(value, dict):
-        return {key: _moved(item, device) for key, item in value.items()}
-    return value

@@ -69,17 +69,17 @@ def test_sixteen_bits_read_once_and_judged_from_float32(tmp_path: Path):
 
 def test_no_more_than_a_layer_has_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     directory = write_tiny_model("llama", tmp_path / "llama", tokenizer=False)
-    from raydsinfer.engines.verification import layerwise
+    from raydsinfer.engines.verification.replay import Replay
 
     most = []
-    run = layerwise._Replay.run_layer
+    run = Replay.run_layer
 
     def watched(self, *args):
         most.append([path for path, layer in zip(self.paths, self.layers, strict=True)
                      if not next(layer.parameters()).is_meta])  # fmt: skip
         run(self, *args)
 
-    monkeypatch.setattr(layerwise._Replay, "run_layer", watched)
+    monkeypatch.setattr(Replay, "run_layer", watched)
     references(directory, torch.bfloat16, [[5, 6, 7]] * len(canaries()))
     assert {len(paths) for paths in most} == {1}
     assert len({paths[0] for paths in most}) == 3
