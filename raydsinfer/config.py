@@ -135,6 +135,12 @@ class EngineConfig(Settings):
             node, and some seconds at the first start there; without one the layers run as they are.
         longest_first: Of rows that reach the engine together, start those first whose `max_new_tokens` is
             largest, so that no long one is left over at the end. False: in their order.
+        verify: Whether the gang's first tokens are compared with plain transformers before any row: ``once`` for each
+            model, engine and version, remembered on each node; ``always``; or ``off``.
+        strict: End with an error if they differ, instead of going on with the next slower way to run the model that
+            is right.
+        golden: File to compare with, which ``raydsinfer verify --write-golden`` made; None: transformers computes.
+            On the node of rank 0; absolute, or from ``~``.
         seed: Default seed for sampling; None draws a new one each call.
         revision: Branch, tag or commit of a model that comes from a hub.
         hf_home: Directory for downloaded models on each node; None means the hub library's own.
@@ -169,6 +175,9 @@ class EngineConfig(Settings):
     cuda_graphs: bool = True
     torch_compile: bool | None = None
     longest_first: bool = True
+    verify: Literal["off", "once", "always"] = "once"
+    strict: bool = False
+    golden: str | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     revision: str | None = None
     hf_home: str | None = None
@@ -180,14 +189,14 @@ class EngineConfig(Settings):
 
     @model_validator(mode="after")
     def _absolute(self) -> EngineConfig:
-        for name in ("save_mp_checkpoint_path", "reshard_checkpoint_path"):
+        for name in ("save_mp_checkpoint_path", "reshard_checkpoint_path", "golden"):
             path = getattr(self, name)
             if path is not None and (not path.startswith(("/", "~")) or "\0" in path):
                 raise InvalidSettingError(
                     name=name,
                     value=path,
                     expected="an absolute path, or one from ~",
-                    hint="It is made on the nodes of the gang, whose processes run in directories of their own.",
+                    hint="It is on the nodes of the gang, whose processes run in directories of their own.",
                 )
         return self
 

@@ -76,7 +76,7 @@ class DeepSpeedPredictor(Predictor):
         self.input_columns = input_columns or InputColumns()
         self.service = RecoveringService(
             supervisor,
-            lambda gang, most_rows: make_service(gang, spec.config, most_rows),
+            lambda gang, most_rows: make_service(gang, supervisor.spec.config, most_rows),
             self._recovery,
             max_running=spec.config.max_running,
         )
@@ -96,7 +96,7 @@ class DeepSpeedPredictor(Predictor):
     @property
     def _config(self) -> EngineConfig:
         """The settings, with how the engine really batches instead of "auto"."""
-        return self._spec.config.replaced({"batching": self.group.load_report.batching})
+        return self._supervisor.spec.config.replaced({"batching": self.group.load_report.batching})
 
     @classmethod
     def from_checkpoint(
@@ -132,6 +132,8 @@ class DeepSpeedPredictor(Predictor):
             ConfigurationError: A setting is wrong; nothing was started.
             CheckpointError: The model has no tokenizer, or its files are wrong.
             ClusterCapacityError: The cluster had no room for the gang in time.
+            VerificationError: What the gang generates is not right, in no way to run the model (or the first, if
+                strict).
             WorkerGroupError: A rank failed to start or to load, in a way that can only repeat.
             RestartsExhaustedError: Ranks failed to start or to load more often than they may.
         """

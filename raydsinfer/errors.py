@@ -4,7 +4,8 @@
     ├── ConfigurationError          the caller: a setting is wrong
     │   ├── UnknownSettingError     a name that does not exist (nearest right one given)
     │   ├── InvalidSettingError     a value out of range or of the wrong type
-    │   └── UnsupportedError        a known combination that cannot work, or not yet
+    │   ├── UnsupportedError        a known combination that cannot work, or not yet
+    │   └── GoldenFileError         a golden file is unreadable, or of another model or version
     ├── DataError                   the caller: the data set does not fit the call
     │   ├── MissingColumnError
     │   ├── InputError              rows cannot be read from where they should come
@@ -19,6 +20,7 @@
     │   └── WeightsMismatchError    tensors that nothing took, or parameters never filled
     ├── ClusterCapacityError        whoever runs the cluster: the gang cannot be placed
     ├── WorkerGroupError            one or more ranks failed (rank → cause)
+    ├── VerificationError           what a gang writes is not what plain transformers writes
     ├── RestartsExhaustedError      a gang was started again as often as it may be (what happened each time)
     ├── RankDiedError               a cause: the process of a rank ended
     ├── RankTimeoutError            a cause: a rank did not answer in time
@@ -119,6 +121,24 @@ class UnsupportedError(ConfigurationError):
 
     def __str__(self) -> str:
         return f"{self.what} is not supported: {self.why}. {self.instead}"
+
+
+@dataclass(kw_only=True, eq=False)
+class GoldenFileError(ConfigurationError):
+    """A golden file cannot be compared with.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it.
+        hint: The next step.
+    """
+
+    path: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"golden file {self.path} {self.reason}.{' ' + self.hint if self.hint else ''}"
 
 
 class DataError(RaydsinferError):
@@ -376,6 +396,27 @@ class WorkerGroupError(RaydsinferError):
 
 
 @dataclass(kw_only=True, eq=False)
+class VerificationError(RaydsinferError):
+    """What a gang writes is not what plain transformers writes with the same weights. Not tried again: it stays so.
+
+    Args:
+        attempts: Each way to run the model that was tried, and what differed there, a line for each canary.
+        canaries: Of the last of them all results, `CanaryResult` of the engines.
+    """
+
+    attempts: tuple[tuple[str, tuple[str, ...]], ...]
+    canaries: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        lines = "\n".join(f"  {rung}: {_shortened(list(found), 3, '; ')}" for rung, found in self.attempts)
+        return (
+            f"the model's text is not right here; compared with plain transformers on the same weights:\n{lines}\n"
+            "Nothing was generated. `raydsinfer verify` shows all of it. If one way fails alone, choose another "
+            "(kernel_inject, batching); if all fail, suspect the node's memory, GPU or files. verify='off' skips this."
+        )
+
+
+@dataclass(kw_only=True, eq=False)
 class RestartsExhaustedError(RaydsinferError):
     """A gang, or all gangs of a job together, failed more often than they may be started again.
 
@@ -524,7 +565,7 @@ def _innermost(stacks: str, num_calls: int = 4) -> str:
     return " > ".join(line.strip() for line in calls[max(0, end - num_calls) : end or 1])
 
 
-def _shortened(names: Iterable[str], limit: int = 8) -> str:
+def _shortened(names: Iterable[str], limit: int = 8, separator: str = ", ") -> str:
     listed = sorted(names) if not isinstance(names, list) else names
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+    return separator.join(listed[:limit]) + more

@@ -104,6 +104,10 @@ class InProcessSupervisor:
         return self.gangs[-1]
 
     @property
+    def spec(self) -> EngineSpec:
+        return self.group.spec
+
+    @property
     def num_restarts(self) -> int:
         return len(self.gangs) - 1
 

@@ -88,8 +88,9 @@ def _ours(context: RankContext, case: LoadCase, bandwidth: float) -> LoadResult:
         kernel_inject=case.kernel_inject,
         max_tokens=PROMPT_TOKENS + NEW_TOKENS,
         max_batch_size=max(1, case.generate_rows),
-        # Continuous batching would add its KV cache and CUDA graphs to seconds and memory.
+        # Continuous batching would add its KV cache and CUDA graphs to seconds and memory, the gate its canaries.
         batching="auto" if case.generate_rows else "static",
+        verify="off",
     )
     engine = DeepSpeedEngine(EngineSpec(model=case.model, config=config), context)
     with PeakMemory() as memory:

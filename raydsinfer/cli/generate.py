@@ -25,6 +25,7 @@ from raydsinfer.cli.outputs import Sink, open_output
 from raydsinfer.cli.progress import Display, Pace, open_display
 from raydsinfer.cli.rejects import Rejects, open_rejects
 from raydsinfer.cli.results import Tally, conformed, result_schema
+from raydsinfer.cli.shape import GangShape
 from raydsinfer.cli.summary import Summary
 from raydsinfer.engines.base import EngineSpec
 from raydsinfer.errors import ClusterCapacityError
@@ -114,7 +115,7 @@ class _Run:
             # A failed job's idle actors stay, with their GPUs, in a reference cycle until it is collected.
             stack.callback(gc.collect)
             if started_here:
-                refuse_impossible(job)
+                refuse_impossible(job.shape)
             store = RunStore(job.kept.run_dir) if job.kept is not None else None
             board = stack.enter_context(Board(lambda at, line: self._told(at, line, display), this_node()))
             tables = answers(job, self._rows, self._keep, checkpoint, board.teller, store)
@@ -146,16 +147,16 @@ class _Run:
         display.note(line)
 
 
-def refuse_impossible(job: Job) -> None:
+def refuse_impossible(shape: GangShape) -> None:
     """Fail at once where waiting is of no use: nobody adds nodes to a cluster that this command started.
 
     Raises:
         ClusterCapacityError: The machine has not enough for one gang.
     """
-    request, nodes = gang_request("the gang", job.shape.scaling_config()), read_nodes()
+    request, nodes = gang_request("the gang", shape.scaling_config()), read_nodes()
     if why_impossible(request, nodes):
         error = capacity_error(request, nodes, 0.0)
-        if job.shape.use_gpu:
+        if shape.use_gpu:
             hint = "Use --address for a cluster with GPUs, or --num-cpu-ranks-per-worker-group to run on CPUs."
             error = ClusterCapacityError(**{**asdict(error), "hint": hint})
         raise error

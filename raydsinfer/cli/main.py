@@ -21,6 +21,8 @@ from raydsinfer.cli.reshard import EXIT_CODES as RESHARD_EXIT_CODES
 from raydsinfer.cli.reshard import reshard
 from raydsinfer.cli.status import EXIT_CODES as STATUS_EXIT_CODES
 from raydsinfer.cli.status import status
+from raydsinfer.cli.verify import EXIT_CODES as VERIFY_EXIT_CODES
+from raydsinfer.cli.verify import verify
 
 app = typer.Typer(
     name="raydsinfer",
@@ -71,6 +73,7 @@ def demo(
 
 app.command(epilog=STATUS_EXIT_CODES)(status)
 app.command(epilog=DOCTOR_EXIT_CODES)(doctor)
+app.command(epilog=VERIFY_EXIT_CODES)(verify)
 app.command(epilog=NODE_EXIT_CODES)(fetch)
 app.add_typer(bench_app)
 app.add_typer(nodes_app, name="nodes")

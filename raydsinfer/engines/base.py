@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.engines.verification.report import VerificationReport
 
 FinishReason = Literal["stop", "length"]
 Batching = Literal["static", "continuous"]
@@ -181,7 +182,9 @@ class LoadReport:
         batching: ``continuous`` if the engine answers `advance`, else ``static``.
         max_running: Sequences that a continuous engine works on at once.
         num_kv_tokens: Tokens that the KV cache of a continuous engine holds.
-        note: Why it batches the way it does, if that is not what the settings ask for first.
+        note: Why it batches the way it does, if that is not what the settings ask for first; why it was not compared
+            with transformers, if it was to be.
+        verification: What a comparison with plain transformers found; None if there was none.
     """
 
     mode: str
@@ -193,6 +196,7 @@ class LoadReport:
     max_running: int = 0
     num_kv_tokens: int = 0
     note: str = ""
+    verification: VerificationReport | None = None
 
 
 class Engine(Protocol):
@@ -210,6 +214,7 @@ class Engine(Protocol):
             ConfigurationError: The settings do not fit the model or the device.
             CheckpointError: The model's files are wrong.
             EngineError: A dependency failed.
+            VerificationError: What it generates is not right.
         """
         ...
 

@@ -15,6 +15,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from raydsinfer.checkpoints.sources.fetch import local_directory
+from raydsinfer.config import GenerationConfig
 from raydsinfer.engines import model as models
 from raydsinfer.engines.base import (
     Advance,
@@ -31,6 +32,7 @@ from raydsinfer.engines.families import Mode, choose_mode
 from raydsinfer.engines.generation import (
     CountSteps,
     StopStrings,
+    chosen_logprobs,
     generate_arguments,
     pad_left,
     read_completion,
@@ -45,6 +47,8 @@ from raydsinfer.engines.out_of_memory import memory_shortage
 from raydsinfer.engines.prepared import prepared_directory
 from raydsinfer.engines.steps import Steps
 from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
+from raydsinfer.engines.verification.ladder import rung_of
+from raydsinfer.engines.verification.report import VerificationReport
 from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError, summary_of
 
 logger = logging.getLogger(__name__)
@@ -115,6 +119,10 @@ class DeepSpeedEngine:
         elif self._config.batching != "static" and self._config.use_cache:
             with self._phase("continuous"):
                 self._batch_continuously()
+        verification = None
+        if self._config.verify != "off":
+            with self._phase("verify"):
+                verification = self._verified(dtype)
         # A step of decoding is a thousand small Python calls: what stays for ever must not be looked through again
         # and again by the garbage collector meanwhile.
         gc.collect()
@@ -130,6 +138,7 @@ class DeepSpeedEngine:
             max_running=0 if self._continuous is None else self._config.max_running,
             num_kv_tokens=0 if self._continuous is None else self._continuous.cache.num_tokens,
             note=self._note,
+            verification=verification,
         )
 
     def _batch_continuously(self) -> None:
@@ -157,6 +166,44 @@ class DeepSpeedEngine:
                 raise error from None
             self._note = f"static batching: {error.why}"
 
+    def _verified(self, dtype: torch.dtype) -> VerificationReport | None:
+        """Compare what this engine generates with plain transformers, if there is anything to compare with."""
+        from raydsinfer.engines.verification.gate import check
+        from raydsinfer.engines.verification.subject import Subject
+
+        batching = "static" if self._continuous is None else "continuous"
+        subject = Subject(
+            spec=self._spec,
+            context=self._context,
+            original=self._original,
+            loaded=self._directory,
+            rung=rung_of(self._mode, batching),
+            dtype=dtype,
+            vocab_size=int(self._model.config.get_text_config().vocab_size),
+            generation_config=self._model.generation_config,
+            answer=self._answers,
+            on_layer=self._steps.count,
+        )
+        try:
+            return check(subject)
+        except UnsupportedError as error:
+            if self._config.verify == "always":
+                raise
+            self._note = "; ".join(filter(None, [self._note, f"not compared with transformers: {error.why}"]))
+            return None
+        finally:
+            if self._continuous is not None:
+                self._continuous.forget()
+
+    def _answers(self, prompts: Sequence[Sequence[int]], generation: GenerationConfig) -> list[Completion]:
+        """Completions of some prompts, by the way that rows will take."""
+        with _engine_errors("generating"):
+            if self._continuous is None:
+                batch = GenerateBatch(prompts=prompts, generation=generation)
+                return [completions[0] for completions in self._generate(batch)]
+            completions: list[Completion] = self._continuous.answers(prompts, generation)
+            return completions
+
     def _fetched(self) -> Path:
         """The model's directory on this node, brought here and resharded if the settings say so."""
         config, context = self._config, self._context
@@ -164,6 +211,7 @@ class DeepSpeedEngine:
         directory = local_directory(
             self._spec.model, revision=config.revision, hf_home=config.hf_home, on_progress=self._meter.reach
         )
+        self._original = directory
         self._meter.start("reshard")
         return prepared_directory(directory, config, context.world_size, self._meter.reach)
 
@@ -222,6 +270,12 @@ class DeepSpeedEngine:
                 why="the kernels' KV cache cannot be reordered",
                 instead="Use num_beams=1, or kernel_inject=False.",
             )
+        hint = _MEMORY_HINT if self._continuous is None else _STEP_HINT  # the KV cache took most of the memory
+        with _engine_errors("generating", memory_hint=hint), self._steps.call("generate"):
+            return self._generate(batch)
+
+    def _generate(self, batch: GenerateBatch) -> list[list[Completion]]:
+        generation = batch.generation
         ids, mask = (t.to(self._context.device) for t in pad_left(batch.prompts, self._pad_id))
         arguments = generate_arguments(generation, self._pad_id, self._config.use_cache)
         arguments["logits_processor"] = LogitsProcessorList([CountSteps(self._steps.count)])
@@ -229,10 +283,14 @@ class DeepSpeedEngine:
             criterion = StopStrings(generation.stop_list, self._loaded_tokenizer().decode_whole, ids.shape[1])
             arguments["stopping_criteria"] = StoppingCriteriaList([criterion])
         torch.manual_seed(batch.seed)
-        hint = _MEMORY_HINT if self._continuous is None else _STEP_HINT  # the KV cache took most of the memory
-        with _engine_errors("generating", memory_hint=hint), self._steps.call("generate"):
-            rows = self._forward(ids, mask, **arguments)[:, ids.shape[1] :].tolist()
-        answers = [self._completion(row, batch) for row in rows]
+        if generation.return_logprobs:
+            found = self._forward(ids, mask, return_dict_in_generate=True, output_logits=True, **arguments)
+            rows = found.sequences[:, ids.shape[1] :]
+            logprobs: Sequence[Sequence[float]] = chosen_logprobs(found.logits, rows)
+        else:
+            rows = self._forward(ids, mask, **arguments)[:, ids.shape[1] :]
+            logprobs = [()] * len(rows)
+        answers = [self._completion(*row, batch) for row in zip(rows.tolist(), logprobs, strict=True)]
         size = generation.num_return_sequences
         return [answers[i : i + size] for i in range(0, len(answers), size)]
 
@@ -248,19 +306,18 @@ class DeepSpeedEngine:
         """Counts and seconds of continuous batching since the model was loaded; nothing with static batching."""
         return {} if self._continuous is None else self._continuous.statistics.as_dict()
 
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, **arguments: Any) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, **arguments: Any) -> Any:
         if self._mode == "kernel_inject":
             from raydsinfer.engines.deepspeed_kernels.injected_layer import CountingCache
 
             self._model.reset_cache()
             arguments["past_key_values"] = CountingCache()
-        out: torch.Tensor = self._model.generate(input_ids=ids, attention_mask=mask, **arguments)
-        return out
+        return self._model.generate(input_ids=ids, attention_mask=mask, **arguments)
 
-    def _completion(self, row: list[int], batch: GenerateBatch) -> Completion:
+    def _completion(self, row: list[int], logprobs: Sequence[float], batch: GenerateBatch) -> Completion:
         stops = batch.generation.stop_list
         stopped_at = stop_length(row, self._loaded_tokenizer().decode_whole, stops) if stops else None
-        return read_completion(row, self._eos_ids, stopped_at)
+        return read_completion(row, self._eos_ids, stopped_at, logprobs)
 
     def _loaded_tokenizer(self) -> HuggingFaceTokenizer:
         if self._tokenizer is None:

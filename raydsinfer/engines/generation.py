@@ -121,6 +121,20 @@ class StopStrings(StoppingCriteria):
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
 
 
+def chosen_logprobs(logits: Sequence[torch.Tensor], token_ids: torch.Tensor) -> list[list[float]]:
+    """Log-probability of each new token by the model's own logits, in float32.
+
+    Args:
+        logits: Of each step (rows, vocabulary).
+        token_ids: New tokens (rows, steps).
+    """
+    steps = [
+        step.float().log_softmax(dim=-1).gather(1, token_ids[:, index : index + 1]) for index, step in enumerate(logits)
+    ]
+    found: list[list[float]] = torch.cat(steps, dim=1).tolist()
+    return found
+
+
 class CountSteps(LogitsProcessor):
     """Changes no logits: transformers calls it once a step, which nothing else of it tells.
 
@@ -137,14 +151,18 @@ class CountSteps(LogitsProcessor):
         return scores
 
 
-def read_completion(token_ids: Sequence[int], eos_ids: set[int], stopped_at: int | None = None) -> Completion:
+def read_completion(
+    token_ids: Sequence[int], eos_ids: set[int], stopped_at: int | None = None, logprobs: Sequence[float] = ()
+) -> Completion:
     """One answer from a row of `generate`'s output, without the padding behind it.
 
     Args:
         token_ids: New tokens of the row, padded to the longest of the batch.
         eos_ids: Tokens that end a sequence.
         stopped_at: Tokens up to the end of a stop string, if there is one.
+        logprobs: Of the tokens; may be none.
     """
     eos = next((position + 1 for position, token in enumerate(token_ids) if token in eos_ids), None)
     ends = [end for end in (eos, stopped_at) if end is not None]
-    return Completion(tuple(token_ids[: min(ends)]), "stop") if ends else Completion(tuple(token_ids), "length")
+    size = min(ends, default=len(token_ids))
+    return Completion(tuple(token_ids[:size]), "stop" if ends else "length", tuple(logprobs[:size]))

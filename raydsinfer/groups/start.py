@@ -74,8 +74,7 @@ class Start:
                 reports = self.team.call("load", "load", timeout_s=self._left_s())
             self._tell_filled(reports)
             self.load_report = reports[0]
-            if self.load_report.note:
-                self._tell(self.load_report.note)
+            self._tell_found()
         self._done = True
         self._tell(f"ready after {sum(self.phases_s.values()):.1f} s")
 
@@ -117,6 +116,13 @@ class Start:
     def _tell_filled(self, reports: Sequence[LoadReport]) -> None:
         if line := progress_line({rank: report.filled for rank, report in enumerate(reports)}):
             self._tell(line)
+
+    def _tell_found(self) -> None:
+        if self.load_report.note:
+            self._tell(self.load_report.note)
+        found = self.load_report.verification
+        if found is not None and found.canaries:
+            self._tell(f"text is that of plain transformers ({found.rung}; compared in {found.seconds:.1f} s)")
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline - time.monotonic())

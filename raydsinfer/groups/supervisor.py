@@ -18,6 +18,7 @@ from raydsinfer.config import GangConfig, RecoveryConfig
 from raydsinfer.engines.base import EngineSpec
 from raydsinfer.errors import RaydsinferError, RestartsExhaustedError, WorkerGroupError
 from raydsinfer.groups.budget import backoff_s
+from raydsinfer.groups.descent import Descent
 from raydsinfer.groups.history import History
 from raydsinfer.groups.placement import gang_request
 from raydsinfer.groups.reservation import Reservation
@@ -67,9 +68,11 @@ class GangSupervisor:
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name or new_gang_name()
-        self._spec, self._tell = spec, on_progress or (lambda line: None)
+        self._tell = on_progress or (lambda line: None)
         self._gang_config, self._recovery = gang_config or GangConfig(), recovery_config or RecoveryConfig()
-        self._reservation = Reservation(gang_request(self.name, scaling_config), self._gang_config, keeper)
+        request = gang_request(self.name, scaling_config)
+        self._descent = Descent(spec, request.num_ranks)
+        self._reservation = Reservation(request, self._gang_config, keeper)
         self._restarts = Restarts(self.name, self._recovery, keeper)
         self._history = History()
         self._num_in_vain = 0  # restarts since anything was answered
@@ -86,6 +89,16 @@ class GangSupervisor:
         if self._group is None:
             raise RuntimeError("the gang was not started: call start() first")
         return self._group
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What the ranks run, which is another way than the one that was asked for if that is not right here."""
+        return self._descent.spec
+
+    @property
+    def failed_ways(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Ways to run the model that are not right here, and what differed: see `VerificationError.attempts`."""
+        return self._descent.attempts
 
     @property
     def broken(self) -> bool:
@@ -108,6 +121,7 @@ class GangSupervisor:
         Raises:
             ConfigurationError, CheckpointError: (as causes of a `WorkerGroupError`) What is wrong stays wrong.
             ClusterCapacityError: The cluster had no room for the gang in time.
+            VerificationError: What it generates is not right, in no way to run it (or the first, if strict).
             WorkerGroupError: The gang was shut down meanwhile, has lost its placement group to the end of its job,
                 or an engine failed several times alike.
             RestartsExhaustedError: It failed more often than it may.
@@ -124,8 +138,8 @@ class GangSupervisor:
             error: How it failed, for the history.
 
         Raises:
-            ClusterCapacityError, WorkerGroupError, RestartsExhaustedError: As `start`. The gang has then ended for
-                good and gave everything back; further calls raise the same.
+            ClusterCapacityError, VerificationError, WorkerGroupError, RestartsExhaustedError: As `start`. The gang has
+                then ended for good and gave everything back; further calls raise the same.
         """
         with self._lock:
             if self._group is not None and not self._group.broken:
@@ -172,6 +186,10 @@ class GangSupervisor:
                     return self._start_once()
                 except WorkerGroupError as error:
                     self._require_open(error)
+                    if self._descent.goes_on(error):
+                        self._say_descent()
+                        failure = None
+                        continue
                     num_equal = num_equal + 1 if failure and is_same_failure(failure, error) else 1
                     hopeless = self._group is None and num_equal >= _NUM_EQUAL_STARTS
                     if hopeless or can_only_repeat(error):
@@ -182,6 +200,11 @@ class GangSupervisor:
             self._stopped.set()
             self._close()
             raise
+
+    def _say_descent(self) -> None:
+        line = f"the model's text is not right: {self._descent.note}"
+        logger.warning("%s: %s", self.name, line)
+        self._tell(line)
 
     def _prepare(self, failure: WorkerGroupError) -> None:
         """All that comes between a failure and the next start."""
@@ -206,13 +229,14 @@ class GangSupervisor:
             self._reservation.release()
 
     def _start_once(self) -> WorkerGroup:
-        starting = self._starting = Start(self._spec, self._reservation, self._gang_config, self._tell)
+        starting = self._starting = Start(self.spec, self._reservation, self._gang_config, self._tell)
         if self._stopped.is_set():  # shutdown may have looked before there was anything to abort
             starting.abort()
         with ExitStack() as resources:
             starting.run(resources)
             self._group = WorkerGroup(starting, resources.pop_all())
         self._history.back()
+        self._descent.arrived()
         return self._group
 
     def _require_open(self, failure: WorkerGroupError | None = None) -> None:

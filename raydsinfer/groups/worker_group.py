@@ -78,7 +78,8 @@ class WorkerGroup:
         Raises:
             ConfigurationError: `scaling_config` asks for what no gang can have.
             ClusterCapacityError: The cluster had no room for the gang in time.
-            WorkerGroupError: A rank failed to start or to load.
+            WorkerGroupError: A rank failed to start or to load. With `VerificationError` as a cause, what the gang
+                generates is not right: another way to run the model has to be chosen by the caller, see `verify`.
         """
         request = gang_request(name or new_gang_name(), scaling_config)
         config = gang_config or GangConfig()

@@ -10,7 +10,13 @@ import pyarrow as pa
 import ray
 
 from raydsinfer.config import GangConfig, RecoveryConfig
-from raydsinfer.errors import ClusterCapacityError, RaydsinferError, RestartsExhaustedError, WorkerGroupError
+from raydsinfer.errors import (
+    ClusterCapacityError,
+    RaydsinferError,
+    RestartsExhaustedError,
+    VerificationError,
+    WorkerGroupError,
+)
 from raydsinfer.groups.history import History
 from raydsinfer.groups.keeper_line import KeeperLine
 from raydsinfer.rows.batches import convert
@@ -95,7 +101,7 @@ class GangScorer:
                     self._gang.fail(error)
                     raise
                 self._gang.discard(predictor)
-            except (WorkerGroupError, RestartsExhaustedError) as error:
+            except (WorkerGroupError, RestartsExhaustedError, VerificationError) as error:
                 # The next batch is on its way already, and may be the first that the driver hears of.
                 if predictor.group.broken:
                     self._gang.fail(error)

@@ -131,7 +131,7 @@ def test_int8_goes_without_the_kernels_of_deepspeed() -> None:
     assert "kernel_inject=False" in caught.value.instead
 
 
-@pytest.mark.parametrize("name", ["save_mp_checkpoint_path", "reshard_checkpoint_path"])
+@pytest.mark.parametrize("name", ["save_mp_checkpoint_path", "reshard_checkpoint_path", "golden"])
 def test_paths_on_other_nodes_are_absolute(name: str) -> None:
     for path in ("/x", "~/x"):
         assert getattr(EngineConfig(**{name: path}), name) == path

@@ -20,6 +20,7 @@ from raydsinfer.errors import (
     DataError,
     EngineError,
     ErrorRateError,
+    GoldenFileError,
     InputError,
     InvalidSettingError,
     MissingColumnError,
@@ -35,6 +36,7 @@ from raydsinfer.errors import (
     RunDirectoryError,
     UnknownSettingError,
     UnsupportedError,
+    VerificationError,
     WeightsMismatchError,
     WorkerGroupError,
 )
@@ -47,6 +49,7 @@ EXAMPLES: dict[type[RaydsinferError], RaydsinferError] = {
         UnknownSettingError(name="dtyp", known=("dtype", "seed"), where="EngineConfig"),
         InvalidSettingError(name="top_p", value=1.5, expected="at most 1", hint="Try 0.9."),
         UnsupportedError(what="bloom", why="its heads do not split", instead="Use one rank."),
+        GoldenFileError(path="/golden.json", reason="is not JSON", hint="Write it again."),
         DataError("plain"),
         MissingColumnError(missing=["promt"], available=["prompt", "id"], wanted_by="feature_columns"),
         RowError(kind="prompt", reason="it is empty"),
@@ -80,6 +83,7 @@ EXAMPLES: dict[type[RaydsinferError], RaydsinferError] = {
         RowFailedError(key="0a1b", row="prompt 'Hello'", reason="prompt: it is empty"),
         ErrorRateError(num_rows=200, num_errors=30, limit=0.1, example="prompt: it is empty"),
         RunDirectoryError(path="/run", reason="another model was used", hint="Use another directory."),
+        VerificationError(attempts=(("kernel injection", ("single: token 0: other",)), ("static AutoTP", ("x", "y")))),
         RestartsExhaustedError(gang="gang-1", limit=2, setting="max_restarts", history=("generate: rank 0 died",)),
     )
 }
@@ -128,8 +132,10 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 
 
 # The base class of the first depends on the Ray that is installed; the last is Ray Data's, and carries ours; the
-# other stays between modules of serving, and carries ours.
+# others stay between modules: of serving, where it carries ours, and within the layer-by-layer reference, where it only
+# ends a call from the inside.
 ELSEWHERE = [
+    "engines/verification/replay.py: _Reached",
     "groups/verdicts.py: JobIsOver",
     "predictor.py: PredictorNotSerializableException",
     "serving/failures.py: GangFailed",

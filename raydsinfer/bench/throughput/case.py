@@ -66,7 +66,7 @@ def engine_configs(
             raise InvalidSettingError(name="engines", value=label, expected=expected)
         kind = ENGINES[name]
         first = continuous if kind["batching"] == "continuous" else {}
-        configs[label] = EngineConfig(**{**first, **common, **settings_from(own), **kind})
+        configs[label] = EngineConfig(**{"verify": "off", **first, **common, **settings_from(own), **kind})
     return configs
 
 

@@ -77,11 +77,11 @@ class Batcher:
         try:
             return self._advance(requests, num_steps)
         except Exception:
-            self._forget()
+            self.forget()
             raise
 
-    def _forget(self) -> None:
-        """After an error: unanswered requests are lost, and those that come next start anew."""
+    def forget(self) -> None:
+        """Lose requests that are not answered, and what is known of the KV cache: what comes next starts anew."""
         self._scheduler = self._scheduler.emptied()
         self._sequences, self._finished, self._in_flight = {}, {}, None
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from raydsinfer.config import EngineConfig, GenerationConfig
-from raydsinfer.engines.base import RankContext
+from raydsinfer.engines.base import Completion, GenerateAnswer, GenerateRequest, RankContext
 from raydsinfer.engines.continuous.agreement import Agreement
 from raydsinfer.engines.continuous.attention.choice import choose_attention
 from raydsinfer.engines.continuous.batcher import Batcher, Decode
@@ -28,9 +28,11 @@ from raydsinfer.engines.continuous.routing import Routes
 from raydsinfer.engines.continuous.sampling.sampler import Sampler
 from raydsinfer.engines.continuous.scheduler import Scheduler
 from raydsinfer.engines.continuous.statistics import Statistics
-from raydsinfer.errors import UnsupportedError, summary_of
+from raydsinfer.errors import EngineError, UnsupportedError, summary_of
 
 logger = logging.getLogger(__name__)
+
+_MANY_STEPS = 2**30  # a call returns when there is nothing left to do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,29 @@ class Continuous:
     cache: KVCache
     executor: Executor
     statistics: Statistics
+
+    def answers(self, prompts: Sequence[Sequence[int]], generation: GenerationConfig) -> list[Completion]:
+        """A completion for each prompt; all of them are in the running batch together.
+
+        Raises:
+            EngineError: One does not fit the KV cache.
+        """
+        requests = [
+            GenerateRequest(key=key, token_ids=token_ids, generation=generation)
+            for key, token_ids in enumerate(prompts)
+        ]
+        answers: list[GenerateAnswer] = []
+        while len(answers) < len(requests):
+            answers += self.batcher.advance([] if answers else requests, _MANY_STEPS).answers
+        for answer in answers:
+            if answer.error:
+                raise EngineError(doing="generating", reason=answer.error)
+        return [answer.completions[0] for answer in sorted(answers, key=lambda answer: answer.key)]
+
+    def forget(self) -> None:
+        """Start anew, as if nothing had been generated yet."""
+        self.batcher.forget()
+        self.statistics.reset()
 
 
 def build_continuous(
@@ -113,7 +138,7 @@ def build_continuous(
         statistics=statistics,
     )
     _require_right(plain, executor, sampler, config, agreement)
-    statistics.eager_steps = statistics.graph_steps = 0  # those of the trial
+    statistics.reset()  # those of the trial
     limits = Limits(
         max_running=config.max_running,
         max_step_tokens=max(config.max_step_tokens, config.max_running),

@@ -52,6 +52,11 @@ class Statistics:
             name = f"{phase}_s"
             setattr(self, name, getattr(self, name) + time.perf_counter() - started)
 
+    def reset(self) -> None:
+        """Count from nothing."""
+        for field in fields(self):
+            setattr(self, field.name, field.default)
+
     def as_dict(self) -> dict[str, float]:
         """All counts by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

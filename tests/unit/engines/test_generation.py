@@ -9,9 +9,11 @@ import torch
 from transformers import GenerationConfig as HuggingFaceConfig
 
 from raydsinfer.config import GenerationConfig
+from raydsinfer.engines.base import Completion
 from raydsinfer.engines.generation import (
     CountSteps,
     StopStrings,
+    chosen_logprobs,
     generate_arguments,
     pad_left,
     read_completion,
@@ -88,3 +90,13 @@ def test_counting_steps_changes_no_logits() -> None:
     scores = torch.randn(2, 5)
     assert CountSteps(lambda: steps.append(1))(torch.zeros(2, 3, dtype=torch.long), scores) is scores
     assert steps == [1]
+
+
+def test_logprobs_of_chosen_tokens_go_with_the_answer_and_end_with_it():
+    logits = [torch.tensor([[0.0, 2.0], [1.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 0.0]])]
+    found = chosen_logprobs(logits, torch.tensor([[1, 0], [0, 1]]))
+    expected = [[logits[0][0].log_softmax(0)[1], logits[1][0].log_softmax(0)[0]],
+                [logits[0][1].log_softmax(0)[0], logits[1][1].log_softmax(0)[1]]]  # fmt: skip
+    assert torch.allclose(torch.tensor(found), torch.tensor(expected))
+    completion = read_completion([5, 2, 0], {2}, None, [-0.5, -1.5, -9.0])
+    assert completion == Completion((5, 2), "stop", (-0.5, -1.5))

@@ -310,3 +310,16 @@ def test_each_step_that_is_done_is_told() -> None:
     loop.batcher.on_step = lambda: done.append(1)
     loop.finish([ask(0), ask(1)])
     assert len(done) == loop.statistics.steps
+
+
+def test_after_forgetting_all_starts_anew() -> None:
+    loop, prompt = Loop(), prompt_that(ends=False)
+    loop.finish([ask(0, tuple(range(1, 20)), max_new_tokens=2)])
+    loop.batcher.advance([ask(1, prompt)], 4)
+    loop.batcher.forget()
+    loop.statistics.reset()
+    assert set(loop.statistics.as_dict().values()) == {0}
+    assert loop.batcher.advance([], 5) == Advance()
+    [again] = loop.finish([ask(1, tuple(range(1, 20)), max_new_tokens=2)])
+    assert again == GenerateAnswer(key=1, completions=alone(ask(1, tuple(range(1, 20)), max_new_tokens=2)))
+    assert loop.statistics.shared_tokens == 0, "nothing is left in the cache"

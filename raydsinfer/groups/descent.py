@@ -1,0 +1,78 @@
+"""From the way to run a model that was asked for to one that is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from raydsinfer.engines.base import EngineSpec
+from raydsinfer.engines.verification.ladder import Rung, next_rung
+from raydsinfer.errors import ConfigurationError, GoldenFileError, VerificationError, WorkerGroupError
+
+
+class Descent:
+    """The ways to run a model that were tried, and the one that is tried now. Each needs new processes.
+
+    Args:
+        spec: What was asked for.
+        num_ranks: Ranks of the gang.
+
+    Attributes:
+        spec: What is tried now, or was found right.
+        attempts: Each way that is not right, and what differed there.
+    """
+
+    def __init__(self, spec: EngineSpec, num_ranks: int) -> None:
+        self.spec = spec
+        self.attempts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+        self._num_ranks = num_ranks
+        self._rung: Rung | None = None  # None: as it was asked for
+
+    def goes_on(self, error: WorkerGroupError) -> bool:
+        """Take the next way, if it was the gate that ended a start.
+
+        Args:
+            error: How the start ended.
+
+        Returns:
+            Whether there is another way to try now; if not, the gate has nothing to do with it.
+
+        Raises:
+            VerificationError: No way is right, or the first is not and no other was wanted.
+        """
+        wrong = next((c for c in error.causes.values() if isinstance(c, VerificationError)), None)
+        if wrong is not None:
+            self._rung = wrong.attempts[-1][0]  # type: ignore[assignment]
+            self.attempts += wrong.attempts
+        elif self._rung is not None and (why := _why_impossible(error)):
+            self.attempts += ((self._rung, (f"not possible: {why}",)),)
+        else:
+            return False
+        assert self._rung is not None  # noqa: S101
+        config = self.spec.config
+        found = None if config.strict else next_rung(self._rung, config, self._num_ranks)
+        if found is None:
+            canaries = () if wrong is None else wrong.canaries
+            raise VerificationError(attempts=self.attempts, canaries=canaries) from error
+        self._rung, config = found
+        self.spec = replace(self.spec, config=config)
+        return True
+
+    def arrived(self) -> None:
+        """The gang runs and is right: a gang that takes its place after a failure need not be checked again."""
+        self._rung = None
+        if self.spec.config.verify == "once":
+            self.spec = replace(self.spec, config=self.spec.config.replaced({"verify": "off"}))
+
+    @property
+    def note(self) -> str:
+        """What was not right last and what is tried now, in one line; empty if all is as it was asked for."""
+        if not self.attempts:
+            return ""
+        rung, found = self.attempts[-1]
+        return f"{rung}: {found[0]}. Next: {self._rung}"
+
+
+def _why_impossible(error: WorkerGroupError) -> str:
+    """Why a model cannot run in some way; empty if it failed for another reason."""
+    causes = [c for c in error.causes.values() if isinstance(c, ConfigurationError)]
+    return "" if not causes or isinstance(causes[0], GoldenFileError) else str(causes[0])

@@ -1,0 +1,90 @@
+"""Which way to run a model comes next, and when there is none."""
+
+import pytest
+
+from raydsinfer.config import EngineConfig
+from raydsinfer.engines.base import EngineSpec
+from raydsinfer.errors import (
+    EngineError,
+    GoldenFileError,
+    RankDiedError,
+    UnsupportedError,
+    VerificationError,
+    WorkerGroupError,
+)
+from raydsinfer.groups.descent import Descent
+
+
+def failure(*causes):
+    return WorkerGroupError(gang="g", phase="load", causes=dict(enumerate(causes)))
+
+
+def wrong(rung, line="single: token 0: other"):
+    return failure(RankDiedError(process="p", reason="killed"), VerificationError(attempts=((rung, (line,)),)))
+
+
+def descent(num_ranks=1, **config):
+    return Descent(EngineSpec(model="m", config=EngineConfig(**config)), num_ranks)
+
+
+def test_down_to_a_way_that_is_right():
+    walk = descent(kernel_inject=True)
+    assert walk.goes_on(wrong("kernel injection"))
+    assert walk.spec.config.batching == "continuous"
+    assert walk.note == "kernel injection: single: token 0: other. Next: continuous AutoTP"
+    why = UnsupportedError(what="continuous batching of this model", why="its attention is odd", instead="x")
+    assert walk.goes_on(failure(why)), "a way that the model does not have is left out"
+    assert walk.spec.config.batching == "static"
+    walk.arrived()
+    assert [rung for rung, _ in walk.attempts] == ["kernel injection", "continuous AutoTP"]
+    assert walk.attempts[1][1][0].startswith("not possible: continuous batching of this model")
+
+
+def test_none_is_right():
+    walk = descent(num_ranks=2)
+    assert walk.goes_on(wrong("continuous AutoTP"))
+    with pytest.raises(VerificationError) as caught:
+        walk.goes_on(wrong("static AutoTP"))
+    assert [rung for rung, _ in caught.value.attempts] == ["continuous AutoTP", "static AutoTP"]
+
+
+def test_strict_ends_at_the_first():
+    with pytest.raises(VerificationError) as caught:
+        descent(kernel_inject=True, strict=True).goes_on(wrong("kernel injection"))
+    assert [rung for rung, _ in caught.value.attempts] == ["kernel injection"]
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        EngineError(doing="load", reason="no memory"),
+        RankDiedError(process="p", reason="killed"),
+        UnsupportedError(what="bloom", why="x", instead="y"),
+        GoldenFileError(path="/g", reason="is not JSON"),
+    ],
+)
+def test_other_failures_are_none_of_its_business(cause):
+    walk = descent(kernel_inject=True)
+    before = walk.spec
+    assert not walk.goes_on(failure(cause))
+    assert walk.spec is before
+
+
+def test_a_golden_file_that_is_of_no_use_is_no_reason_to_go_further_down():
+    walk = descent(kernel_inject=True)
+    assert walk.goes_on(wrong("kernel injection"))
+    assert not walk.goes_on(failure(GoldenFileError(path="/g", reason="is not JSON")))
+
+
+def test_a_gang_that_starts_again_is_not_checked_again_unless_always():
+    for verify, afterwards in (("once", "off"), ("always", "always"), ("off", "off")):
+        walk = descent(verify=verify)
+        walk.arrived()
+        assert walk.spec.config.verify == afterwards
+
+
+def test_after_it_has_arrived_settings_that_cannot_be_are_an_error_again():
+    walk = descent()
+    assert walk.goes_on(wrong("continuous AutoTP"))
+    walk.arrived()
+    assert not walk.goes_on(failure(UnsupportedError(what="bloom", why="x", instead="y")))
