@@ -1,0 +1,238 @@
+"""A plan for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raydsinfer.checkpoints.sources.secrets import without_secrets
+from raydsinfer.planning.next_step import next_commands
+from raydsinfer.planning.placing import Placed
+from raydsinfer.planning.plan import Plan
+from raydsinfer.planning.verdicts import DTYPES, ENGINES, EngineVerdict
+
+_GIB = 2**30
+_WIDTH = 140  # characters, where no person looks
+_WORDS = {True: "[green]yes[/green]", False: "[red]no[/red]", None: "[yellow]?[/yellow]"}
+Line = tuple[str, str]
+
+
+def print_plan(
+    plan: Plan,
+    console: Console,
+    *,
+    before: Sequence[Line] = (),
+    address: str | None = None,
+    commands: bool = True,
+) -> None:
+    """Print a plan.
+
+    Args:
+        plan: The plan.
+        console: Where to.
+        before: Lines of what else is planned, which go first.
+        address: Of the Ray cluster, for the command to run next.
+        commands: Whether to say what to run next.
+    """
+    out = console if console.is_terminal else Console(file=console.file, width=_WIDTH)
+    out.print(grid([*before, *model_lines(plan)]))
+    out.print()
+    out.print(engines_table(plan.verdicts))
+    for line in reasons(plan.verdicts):
+        out.print(line, style="dim")
+    out.print()
+    out.print(
+        grid(
+            [*memory_lines(plan), *node_lines(plan), *placement_lines(plan), *holder_lines(plan), *closing_lines(plan)]
+        )
+    )
+    following = next_commands(plan, address=address) if commands else []
+    if following:
+        out.print("\nnext", style="bold")
+    for command in following:  # a line however long: it is to be copied
+        out.print(command, markup=False, highlight=False, soft_wrap=True)
+
+
+def grid(lines: Sequence[Line]) -> Table:
+    """A row a line: a word, and what is to be said."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines:
+        table.add_row(name, text)
+    return table
+
+
+def model_lines(plan: Plan) -> Iterator[Line]:
+    """The model, and what a gang would be."""
+    model, stored = plan.model, plan.model.stored
+    positions = f", {model.positions:,} positions" if model.positions else ""
+    yield "model", escape(without_secrets(plan.wanted.model))
+    yield (
+        "",
+        (
+            f"{model.family}, {model.num_parameters:,} parameters, {len(model.layers)} layers, {model.num_kv_heads} "
+            f"key-value heads{positions}"
+        ),
+    )
+    if stored:
+        checked = "headers read" if stored.checked else "by its listing"
+        files = f"{stored.num_files} file{'s' if stored.num_files > 1 else ''}"
+        cut = f", cut for {stored.tp_size} ranks" if stored.tp_size else ""
+        yield "stored", f"{stored.form}, {files}, {size(stored.num_bytes)}{cut} ({checked})"
+    device = "GPU" if plan.wanted.use_gpu else "CPU"
+    ranks = f"{plan.num_ranks} {device} rank{'s' if plan.num_ranks > 1 else ''}"
+    why = ""
+    if plan.proposed and plan.wanted.use_gpu:
+        why = " (the fewest that it fits on)" if plan.memory.largest_batch else " (nobody said how many)"
+    yield "gang", f"{ranks}{why}, {ENGINES[plan.engine][0]}, {plan.dtype}, max_tokens {plan.wanted.config.max_tokens}"
+
+
+def engines_table(verdicts: Sequence[EngineVerdict]) -> Table:
+    """Engines by dtypes; a number stands for the reason below."""
+    numbers = _numbers(verdicts)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("possible", no_wrap=True)
+    for dtype in DTYPES:
+        table.add_column(dtype, no_wrap=True)
+    for engine, (name, _) in ENGINES.items():
+        cells = []
+        for dtype in DTYPES:
+            verdict = next(v for v in verdicts if (v.engine, v.dtype) == (engine, dtype))
+            number = f" {numbers[_reason(verdict)]}" if verdict.possible is not True else ""
+            cells.append(f"{_WORDS[verdict.possible]}{number}")
+        table.add_row(name, *cells)
+    return table
+
+
+def reasons(verdicts: Sequence[EngineVerdict]) -> Iterator[Table]:
+    """Why not, by the numbers of the table."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for (why_not, instead), number in _numbers(verdicts).items():
+        table.add_row(str(number), escape(f"{why_not}. {instead}".strip() if instead else why_not))
+    if table.row_count:
+        yield table
+
+
+def _reason(verdict: EngineVerdict) -> Line:
+    return verdict.why_not, verdict.instead
+
+
+def _numbers(verdicts: Sequence[EngineVerdict]) -> dict[Line, int]:
+    found = dict.fromkeys(_reason(verdict) for verdict in verdicts if verdict.possible is not True)
+    return {reason: number for number, reason in enumerate(found, 1)}
+
+
+def memory_lines(plan: Plan) -> Iterator[Line]:
+    """What the fullest rank holds, and how many rows at once."""
+    memory, config = plan.memory, plan.wanted.config
+    device = "GPU" if plan.wanted.use_gpu else "rank"
+    fullest = "the " if plan.num_ranks == 1 else "the fullest "
+    yield (
+        f"on {fullest}{device}",
+        (
+            f"weights about {size(memory.weights_bytes)} ({memory.num_parameters:,} parameters); "
+            f"about {size(memory.overhead_bytes)} for all else"
+        ),
+    )
+    if plan.engine == "kernel_inject":
+        kept = "workspace of the kernels, with keys and values"
+    else:
+        kept = f"keys and values: {size(memory.kv_bytes_per_token)} a token"
+    if memory.kv_bytes is None:
+        yield "", f"{kept}; how many fit is not known: nobody tells the memory of the GPU"
+        return
+    limit = ""
+    if memory.device_bytes is not None:
+        share = f"{config.gpu_memory_utilization:g} of " if plan.engine == "continuous" else ""
+        limit = f" of {share}{size(memory.device_bytes)}"
+    yield "", f"{kept}; {size(memory.kv_bytes)}{limit} are left for {memory.kv_tokens:,} tokens"
+    setting = "max_running" if plan.engine == "continuous" else "max_batch_size"
+    most = memory.largest_batch == memory.wanted_rows
+    yield (
+        "largest batch",
+        (
+            f"{memory.largest_batch} rows of {config.max_tokens} tokens at once"
+            + (f", which is {setting}; raise it for more" if most else f" ({setting} is {memory.wanted_rows})")
+        ),
+    )
+
+
+def node_lines(plan: Plan) -> Iterator[Line]:
+    """Each node: GPUs, and what is needed there."""
+    needs = {need.node: need for need in plan.needs}
+    for node in plan.cluster.nodes:
+        words = []
+        kinds = Counter(str(gpu) for gpu in node.gpus)
+        gpus = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+        words.append(f"{gpus}; {node.num_free_gpus:g} of {node.num_gpus} free" if gpus else "no GPU")
+        need = needs.get(node.name)
+        if need and need.num_ranks:
+            there = f" of {size(node.available_bytes)} available" if node.available_bytes is not None else ""
+            words.append(f"{need.num_ranks} ranks take about {size(need.host_bytes)}{there} host memory")
+        if need:
+            room = (
+                f" of {size(node.disk_free_bytes)} free in {node.disk_path}" if node.disk_free_bytes is not None else ""
+            )
+            words.append(f"{size(need.disk_bytes)}{room}" if need.disk_bytes else "no disk needed: the model is there")
+        yield f"node {node.name}", escape("; ".join(words))
+
+
+def placement_lines(plan: Plan) -> Iterator[Line]:
+    """Where the gangs would go, and how many there could be."""
+    yield from placed_lines(plan.placed, {node.node_id: node.name for node in plan.cluster.nodes})
+    yield "", f"the cluster has room for {plan.gangs_now} such gangs now, for {plan.gangs_idle} if it were idle"
+
+
+def placed_lines(placed: Sequence[Placed], names: Mapping[str, str]) -> Iterator[Line]:
+    """Where gangs would go, or why there is no place; equal ones on one line.
+
+    Args:
+        placed: The gangs.
+        names: Node id → what people call it.
+    """
+    said = Counter(
+        gang.problem
+        or ", ".join(
+            f"{num} rank{'s' if num > 1 else ''} on {names.get(node, node)}" for node, num in gang.ranks_by_node.items()
+        )
+        for gang in placed
+    )
+    for index, (text, count) in enumerate(said.items()):
+        yield ("placement" if not index else ""), escape(f"{count} gang{'s' if count > 1 else ''}: {text}")
+
+
+def holder_lines(plan: Plan) -> Iterator[Line]:
+    """Who holds GPUs."""
+    if not plan.wanted.use_gpu:
+        return
+    for index, holder in enumerate(plan.cluster.holders):
+        job = f"; job: {holder.job}" if holder.job else ""
+        gpus = f"{holder.num_gpus:g} GPU{'s' if holder.num_gpus > 1 else ''}"
+        node = plan.cluster.name_of(holder.node_id)
+        yield ("GPUs held" if not index else ""), escape(f"{gpus} on {node}: {holder.who}{job}")
+    if plan.cluster.holders_problem:
+        yield "", escape(plan.cluster.holders_problem)
+
+
+def closing_lines(plan: Plan) -> Iterator[Line]:
+    """Remarks, then problems with their cures."""
+    for remark in plan.remarks:
+        yield "[yellow]note[/yellow]", escape(remark)
+    for problem in plan.problems:
+        cure = f"\n[bold]→ {escape(problem.cure)}[/bold]" if problem.cure else ""
+        yield "[red]problem[/red]", escape(problem.what) + cure
+
+
+def size(num_bytes: float) -> str:
+    """Bytes, as GPUs are told of."""
+    for unit, factor in (("GiB", _GIB), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:,.1f} {unit}"
+    return f"{num_bytes:.0f} bytes"
