@@ -81,14 +81,16 @@ def model_lines(plan: Plan) -> Iterator[Line]:
     )
     if stored:
         checked = "headers read" if stored.checked else "by its listing"
-        files = f"{stored.num_files} file{'s' if stored.num_files > 1 else ''}"
+        files = _count(stored.num_files, "file")
         cut = f", cut for {stored.tp_size} ranks" if stored.tp_size else ""
         yield "stored", f"{stored.form}, {files}, {size(stored.num_bytes)}{cut} ({checked})"
     device = "GPU" if plan.wanted.use_gpu else "CPU"
-    ranks = f"{plan.num_ranks} {device} rank{'s' if plan.num_ranks > 1 else ''}"
+    ranks = _count(plan.num_ranks, f"{device} rank")
     why = ""
     if plan.proposed and plan.wanted.use_gpu:
-        why = " (the fewest that it fits on)" if plan.memory.largest_batch else " (nobody said how many)"
+        rows = plan.memory.largest_batch
+        why = " (the fewest that it fits on)" if rows else " (it fits on no number of them)"
+        why = " (a guess: the memory of the GPU is not known)" if rows is None else why
     yield "gang", f"{ranks}{why}, {ENGINES[plan.engine][0]}, {plan.dtype}, max_tokens {plan.wanted.config.max_tokens}"
 
 
@@ -148,10 +150,13 @@ def memory_lines(plan: Plan) -> Iterator[Line]:
     if memory.kv_bytes is None:
         yield "", f"{kept}; how many fit is not known: nobody tells the memory of the GPU"
         return
+    if not memory.largest_batch:
+        yield "", f"{kept}; no room is left for them"
+        return
     limit = ""
     if memory.device_bytes is not None:
         share = f"{config.gpu_memory_utilization:g} of " if plan.engine == "continuous" else ""
-        limit = f" of {share}{size(memory.device_bytes)}"
+        limit = f" within {share}{size(memory.device_bytes)}"
     yield "", f"{kept}; {size(memory.kv_bytes)}{limit} are left for {memory.kv_tokens:,} tokens"
     setting = "max_running" if plan.engine == "continuous" else "max_batch_size"
     most = memory.largest_batch == memory.wanted_rows
@@ -175,12 +180,12 @@ def node_lines(plan: Plan) -> Iterator[Line]:
         need = needs.get(node.name)
         if need and need.num_ranks:
             there = f" of {size(node.available_bytes)} available" if node.available_bytes is not None else ""
-            words.append(f"{need.num_ranks} ranks take about {size(need.host_bytes)}{there} host memory")
-        if need:
+            words.append(f"{_count(need.num_ranks, 'rank')} take about {size(need.host_bytes)}{there} host memory")
+        if need and not plan.model.stored_problem:
             room = (
                 f" of {size(node.disk_free_bytes)} free in {node.disk_path}" if node.disk_free_bytes is not None else ""
             )
-            words.append(f"{size(need.disk_bytes)}{room}" if need.disk_bytes else "no disk needed: the model is there")
+            words.append(f"{size(need.disk_bytes)}{room} of disk" if need.disk_bytes else "the model is there")
         yield f"node {node.name}", escape("; ".join(words))
 
 
@@ -199,13 +204,11 @@ def placed_lines(placed: Sequence[Placed], names: Mapping[str, str]) -> Iterator
     """
     said = Counter(
         gang.problem
-        or ", ".join(
-            f"{num} rank{'s' if num > 1 else ''} on {names.get(node, node)}" for node, num in gang.ranks_by_node.items()
-        )
+        or ", ".join(f"{_count(num, 'rank')} on {names.get(node, node)}" for node, num in gang.ranks_by_node.items())
         for gang in placed
     )
     for index, (text, count) in enumerate(said.items()):
-        yield ("placement" if not index else ""), escape(f"{count} gang{'s' if count > 1 else ''}: {text}")
+        yield ("placement" if not index else ""), escape(f"{_count(count, 'gang')}: {text}")
 
 
 def holder_lines(plan: Plan) -> Iterator[Line]:
@@ -228,6 +231,10 @@ def closing_lines(plan: Plan) -> Iterator[Line]:
     for problem in plan.problems:
         cure = f"\n[bold]→ {escape(problem.cure)}[/bold]" if problem.cure else ""
         yield "[red]problem[/red]", escape(problem.what) + cure
+
+
+def _count(num: int, noun: str) -> str:
+    return f"{num} {noun}{'s' if num != 1 else ''}"
 
 
 def size(num_bytes: float) -> str:

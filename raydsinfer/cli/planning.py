@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -43,7 +44,8 @@ def planned(
         CheckpointError: There is no such model, or it is of no use.
         ConfigurationError: A setting is wrong.
     """
-    model = read_model(wanted.model, wanted.config)
+    with redirect_stdout(io.StringIO()):  # DeepSpeed logs there, and is loaded by the way
+        model = read_model(wanted.model, wanted.config)
     require_length(model, wanted.config)
     on_stage("connecting to the cluster")
     with redirect_stdout(sys.stderr), cluster(address, num_cpus=num_cpus, debug=debug):  # Ray prints there

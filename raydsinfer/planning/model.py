@@ -20,7 +20,7 @@ from raydsinfer.engines.continuous.kv_cache import LayerShape
 from raydsinfer.engines.continuous.probe import NUM_TOKENS, layer_shapes
 from raydsinfer.engines.continuous.routing import Routes
 from raydsinfer.engines.model import build_meta, read_config
-from raydsinfer.errors import UnsupportedError
+from raydsinfer.errors import CheckpointError, UnsupportedError
 from raydsinfer.planning.shares import kv_heads, num_on_fullest_rank
 
 
@@ -51,7 +51,8 @@ class ModelFacts:
         config: Its `transformers` configuration.
         built: Its modules, whose parameters take no memory.
         layers: Keys and values of a token in each layer, of all heads.
-        stored: Its weights; None if the hub could not be asked.
+        stored: Its weights; None if they cannot be read, or the hub could not be asked.
+        stored_problem: Why they cannot be read; empty if they can, or are elsewhere.
         listing: Its files.
         continuous_problem: Why its rows cannot join and leave a running batch; empty if nothing is known against it.
         continuous_tried: Whether its attention was led to a cache here, without weights.
@@ -61,6 +62,7 @@ class ModelFacts:
     built: Any = field(repr=False, compare=False)
     layers: tuple[LayerShape, ...]
     stored: Stored | None = None
+    stored_problem: str = ""
     listing: Listing
     continuous_problem: str = ""
     continuous_tried: bool = True
@@ -129,32 +131,38 @@ def read_model(model: str, config: EngineConfig) -> ModelFacts:
         if (directory / "generation_config.json").is_file():
             built.generation_config = GenerationConfig.from_pretrained(directory)
         layers, problem, tried = _tried_layers(built, config.max_tokens)
+    stored, stored_problem = _stored(local_path(model), listing)
     return ModelFacts(
         config=model_config,
         built=built,
         layers=layers,
-        stored=_stored(local_path(model), listing),
+        stored=stored,
+        stored_problem=stored_problem,
         listing=listing,
         continuous_problem=problem,
         continuous_tried=tried,
     )
 
 
-def _stored(directory: Path | None, listing: Listing) -> Stored | None:
+def _stored(directory: Path | None, listing: Listing) -> tuple[Stored | None, str]:
     if directory is not None:
-        found = describe(directory)
-        return Stored(
+        try:
+            found = describe(directory)
+        except CheckpointError as error:  # all else can be planned all the same
+            return None, f"{error.path}: {error.reason}"
+        here = Stored(
             form=found.form,
             num_files=len(found.files),
             num_bytes=sum(found.files.values()),
             tp_size=found.tp_size,
             checked=True,
         )
+        return here, ""
     weights = listing.weights
     if not weights:
-        return None
+        return None, ""
     form = "safetensors" if all(name.endswith(".safetensors") for name in weights) else "bin"
-    return Stored(form=form, num_files=len(weights), num_bytes=sum(weights.values()))
+    return Stored(form=form, num_files=len(weights), num_bytes=sum(weights.values())), ""
 
 
 def _tried_layers(built: Any, max_tokens: int) -> tuple[tuple[LayerShape, ...], str, bool]:

@@ -34,7 +34,8 @@ def next_commands(plan: Plan, *, address: str | None = None) -> list[str]:
         plan: The plan.
         address: Of the Ray cluster, if one was said.
     """
-    if plan.memory.problem or (plan.verdict.possible is False and plan.best is None):
+    no_place = not plan.gangs_idle and plan.wanted.assumed is None
+    if no_place or plan.memory.problem or (plan.verdict.possible is False and plan.best is None):
         return []
     model = shlex.quote(without_secrets(plan.wanted.model))
     there = f" --address {shlex.quote(address)}" if address else ""

@@ -37,6 +37,7 @@ class NodeFacts:
         disk_problem: Why nothing can be written there.
         missing_bytes: Of the model, that have to be fetched.
         model_problem: Why the model cannot be read here.
+        kernels_tried: Whether anybody looked for the op of kernel injection and what builds it.
         kernels_problem: Why the op of kernel injection can be neither loaded nor built.
         compiler_problem: Why nothing is compiled for continuous batching.
         torch_problem: Why torch cannot use these GPUs.
@@ -56,6 +57,7 @@ class NodeFacts:
     disk_problem: str = ""
     missing_bytes: int = 0
     model_problem: str = ""
+    kernels_tried: bool = False
     kernels_problem: str = ""
     compiler_problem: str = ""
     torch_problem: str = ""
@@ -102,6 +104,7 @@ def node_facts(resources: NodeResources, name: str, seen: Look | BaseException, 
         disk_problem=seen.cache.problem,
         missing_bytes=seen.missing_bytes,
         model_problem=seen.model_problem,
+        kernels_tried=seen.ops is not None,
         kernels_problem=_kernels_problem(seen),
         compiler_problem=_compiler_problem(seen),
         torch_problem=_torch_problem(seen, [gpu for gpu in gpus if not gpu.assumed]),

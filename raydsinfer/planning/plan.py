@@ -100,7 +100,7 @@ def make_plan(wanted: Wanted, model: ModelFacts, cluster: ClusterFacts) -> Plan:
     config = wanted.config
     require_length(model, config)
     nodes = eligible(wanted, cluster)
-    place = Place(num_ranks=1, use_gpu=wanted.use_gpu, nodes=nodes)
+    place = Place(num_ranks=1, use_gpu=wanted.use_gpu, nodes=nodes, assumed=wanted.assumed)
     fewest = fewest_ranks(wanted, model, place) if wanted.use_gpu else 1
     num_ranks = wanted.num_ranks or fewest or 1
     place = replace(place, num_ranks=num_ranks)
@@ -113,7 +113,7 @@ def make_plan(wanted: Wanted, model: ModelFacts, cluster: ClusterFacts) -> Plan:
         dtype,
         num_ranks,
         use_gpu=wanted.use_gpu,
-        device_bytes=_device_bytes(wanted, place),
+        device_bytes=smallest_bytes(place.gpus) if wanted.use_gpu else None,
     )
     request = wanted.request(num_ranks)
     now, idle = num_gangs(request, cluster.resources), num_gangs(request, cluster.resources, idle=True)
@@ -155,12 +155,6 @@ def eligible(wanted: Wanted, cluster: ClusterFacts) -> tuple[NodeFacts, ...]:
     )
 
 
-def _device_bytes(wanted: Wanted, place: Place) -> int | None:
-    if not wanted.use_gpu:
-        return None
-    return smallest_bytes(place.gpus or ([wanted.assumed] if wanted.assumed else []))
-
-
 def _problems(
     wanted: Wanted,
     model: ModelFacts,
@@ -187,6 +181,9 @@ def _problems(
         elif fewest is None and wanted.use_gpu:
             cure = f"{cure} No number of these GPUs will do." if wanted.num_ranks is None else cure
         found.append(Problem(what=memory.problem, cure=cure))
+    if model.stored_problem:
+        cure = "Give the directory that save_pretrained wrote, or the name of a model that can be fetched."
+        found.append(Problem(what=f"weights: {model.stored_problem}", cure=cure))
     if model.stored and model.stored.tp_size not in (None, num_ranks):
         found.append(
             Problem(

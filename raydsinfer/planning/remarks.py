@@ -53,7 +53,7 @@ def _on_model(model: ModelFacts, engine: Engine) -> Iterator[str]:
         yield f"Nothing is known of the family {model.family}: it may run, but its text was never checked."
     if engine == "continuous" and not model.continuous_tried:
         yield "Whether rows can join a running batch is only tried when the gang starts; if not, it batches statically."
-    if model.stored is None:
+    if not model.listing.complete:
         yield "The hub could not be asked: how large the model is on disk is not known."
 
 

@@ -27,13 +27,14 @@ def fewest_ranks(wanted: Wanted, model: ModelFacts, place: Place) -> int | None:
     Returns:
         The number; None if the memory of the GPUs is not known, or no number will do.
     """
-    device_bytes = smallest_bytes(place.gpus or ([wanted.assumed] if wanted.assumed else []))
+    device_bytes = smallest_bytes(place.gpus)
     if device_bytes is None:
         return None
     engine = wanted_engine(wanted.config, model)
     dtype = wanted_dtype(wanted.config, model, place)
+    anywhere = Place(num_ranks=1, use_gpu=True)  # a dtype that these GPUs lack is another's problem
     for num_ranks in range(1, model.num_kv_heads + 1):
-        verdict = engine_verdict(model, wanted.config, replace(place, num_ranks=num_ranks), engine, dtype)
+        verdict = engine_verdict(model, wanted.config, replace(anywhere, num_ranks=num_ranks), engine, dtype)
         if verdict.possible is False:
             continue
         memory = rank_memory(model, wanted.config, engine, dtype, num_ranks, use_gpu=True, device_bytes=device_bytes)

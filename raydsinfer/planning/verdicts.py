@@ -66,16 +66,19 @@ class Place:
         num_ranks: Tensor parallel size.
         use_gpu: Whether a rank is a GPU.
         nodes: That a gang may go to.
+        assumed: The GPU that the user told of, for a cluster that has none.
     """
 
     num_ranks: int
     use_gpu: bool
     nodes: tuple[NodeFacts, ...] = ()
+    assumed: Gpu | None = None
 
     @property
     def gpus(self) -> list[Gpu]:
         """All of them."""
-        return [gpu for node in self.nodes for gpu in node.gpus]
+        found = [gpu for node in self.nodes for gpu in node.gpus]
+        return found or ([self.assumed] if self.assumed is not None else [])
 
     def first_problem(self, name: str) -> str:
         """A problem of the nodes with GPUs, by the name of its field, with the node's own; empty for none."""
@@ -197,6 +200,9 @@ def _by_nodes(place: Place, engine: Engine) -> _Against | None:
         return False, problem, "Install another build of torch; `raydsinfer doctor` on that node says which."
     if engine == "kernel_inject" and (problem := place.first_problem("kernels_problem")):
         return False, f"its kernels cannot be built: {problem}", "Use kernel_inject=False, or mend what is missing."
+    if engine == "kernel_inject" and not (place.nodes and all(node.kernels_tried for node in place.nodes)):
+        why = "whether its kernels can be built is only looked for where a driver tells of a GPU"
+        return None, why, "`raydsinfer doctor` on a node with GPUs says."
     return None
 
 
