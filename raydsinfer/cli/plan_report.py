@@ -10,7 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from raydsinfer.checkpoints.sources.secrets import without_secrets
+from raydsinfer.planning.needs import Need
 from raydsinfer.planning.next_step import next_commands
+from raydsinfer.planning.nodes import NodeFacts
 from raydsinfer.planning.placing import Placed
 from raydsinfer.planning.plan import Plan
 from raydsinfer.planning.verdicts import DTYPES, ENGINES, EngineVerdict
@@ -133,60 +135,65 @@ def _numbers(verdicts: Sequence[EngineVerdict]) -> dict[Line, int]:
 
 def memory_lines(plan: Plan) -> Iterator[Line]:
     """What the fullest rank holds, and how many rows at once."""
-    memory, config = plan.memory, plan.wanted.config
+    memory, tokens = plan.memory, plan.wanted.config.max_tokens
     device = "GPU" if plan.wanted.use_gpu else "rank"
-    fullest = "the " if plan.num_ranks == 1 else "the fullest "
     yield (
-        f"on {fullest}{device}",
+        "memory",
         (
-            f"weights about {size(memory.weights_bytes)} ({memory.num_parameters:,} parameters); "
-            f"about {size(memory.overhead_bytes)} for all else"
+            f"of the {'fullest ' if plan.num_ranks > 1 else ''}{device}: weights about {size(memory.weights_bytes)} "
+            f"({memory.num_parameters:,} parameters), about {size(memory.overhead_bytes)} for all else"
         ),
     )
-    if plan.engine == "kernel_inject":
-        kept = "workspace of the kernels, with keys and values"
-    else:
-        kept = f"keys and values: {size(memory.kv_bytes_per_token)} a token"
-    if memory.kv_bytes is None:
+    kept = f"keys and values take {size(memory.kv_bytes_per_token)} a token"
+    if memory.kv_bytes is None or memory.largest_batch is None:
         yield "", f"{kept}; how many fit is not known: nobody tells the memory of the GPU"
         return
-    if not memory.largest_batch:
-        yield "", f"{kept}; no room is left for them"
-        return
-    limit = ""
-    if memory.device_bytes is not None:
-        share = f"{config.gpu_memory_utilization:g} of " if plan.engine == "continuous" else ""
-        limit = f" within {share}{size(memory.device_bytes)}"
-    yield "", f"{kept}; {size(memory.kv_bytes)}{limit} are left for {memory.kv_tokens:,} tokens"
+    if plan.engine == "kernel_inject":
+        left = f"the kernels reserve {size(memory.kv_bytes)}, keys and values included"
+    elif plan.engine == "continuous":
+        left = f"{kept}; {size(memory.kv_bytes)} are left for them{_within(plan)}: {memory.kv_tokens:,} tokens"
+    else:
+        left = f"{kept}; {size(memory.kv_bytes)} for the largest batch{_within(plan)}"
+    yield "", left if memory.largest_batch else f"{kept}; no room is left for them"
     setting = "max_running" if plan.engine == "continuous" else "max_batch_size"
     most = memory.largest_batch == memory.wanted_rows
     yield (
-        "largest batch",
+        "batch",
         (
-            f"{memory.largest_batch} rows of {config.max_tokens} tokens at once"
-            + (f", which is {setting}; raise it for more" if most else f" ({setting} is {memory.wanted_rows})")
+            f"{memory.largest_batch} rows of {tokens:,} tokens at once"
+            + (f", as {setting} says; raise it for more" if most else f"; {setting} is {memory.wanted_rows}")
         ),
     )
+
+
+def _within(plan: Plan) -> str:
+    if plan.memory.device_bytes is None:
+        return ""
+    share = f"{plan.wanted.config.gpu_memory_utilization:g} of " if plan.engine == "continuous" else ""
+    return f", within {share}{size(plan.memory.device_bytes)}"
 
 
 def node_lines(plan: Plan) -> Iterator[Line]:
     """Each node: GPUs, and what is needed there."""
     needs = {need.node: need for need in plan.needs}
-    for node in plan.cluster.nodes:
-        words = []
+    for index, node in enumerate(plan.cluster.nodes):
         kinds = Counter(str(gpu) for gpu in node.gpus)
         gpus = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
-        words.append(f"{gpus}; {node.num_free_gpus:g} of {node.num_gpus} free" if gpus else "no GPU")
-        need = needs.get(node.name)
-        if need and need.num_ranks:
-            there = f" of {size(node.available_bytes)} available" if node.available_bytes is not None else ""
-            words.append(f"{_count(need.num_ranks, 'rank')} take about {size(need.host_bytes)}{there} host memory")
-        if need and not plan.model.stored_problem:
-            room = (
-                f" of {size(node.disk_free_bytes)} free in {node.disk_path}" if node.disk_free_bytes is not None else ""
-            )
-            words.append(f"{size(need.disk_bytes)}{room} of disk" if need.disk_bytes else "the model is there")
-        yield f"node {node.name}", escape("; ".join(words))
+        words = [f"{gpus}; {node.num_free_gpus:g} of {node.num_gpus} free" if gpus else "no GPU"]
+        if need := needs.get(node.name):
+            words += _needed(need, node, plan)
+        yield ("nodes" if not index else ""), escape(f"{node.name}: {'; '.join(words)}")
+
+
+def _needed(need: Need, node: NodeFacts, plan: Plan) -> Iterator[str]:
+    if need.num_ranks:
+        there = f", {size(node.available_bytes)} available" if node.available_bytes is not None else ""
+        yield f"host memory for {_count(need.num_ranks, 'rank')} about {size(need.host_bytes)}{there}"
+    if need.disk_bytes:
+        room = f", {size(node.disk_free_bytes)} free in {node.disk_path}" if node.disk_free_bytes is not None else ""
+        yield f"disk for the model {size(need.disk_bytes)}{room}"
+    elif not plan.model.stored_problem and not node.model_problem and not node.problem:
+        yield "the model is there"
 
 
 def placement_lines(plan: Plan) -> Iterator[Line]:

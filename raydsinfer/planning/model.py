@@ -21,7 +21,7 @@ from raydsinfer.engines.continuous.probe import NUM_TOKENS, layer_shapes
 from raydsinfer.engines.continuous.routing import Routes
 from raydsinfer.engines.model import build_meta, read_config
 from raydsinfer.errors import CheckpointError, UnsupportedError
-from raydsinfer.planning.shares import kv_heads, num_on_fullest_rank
+from raydsinfer.planning.shares import kv_heads, parameters_by_rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class ModelFacts:
     Args:
         config: Its `transformers` configuration.
         built: Its modules, whose parameters take no memory.
+        saved_as: Dtype that the configuration names; empty if none.
         layers: Keys and values of a token in each layer, of all heads.
         stored: Its weights; None if they cannot be read, or the hub could not be asked.
         stored_problem: Why they cannot be read; empty if they can, or are elsewhere.
@@ -60,6 +61,7 @@ class ModelFacts:
 
     config: Any
     built: Any = field(repr=False, compare=False)
+    saved_as: str = ""
     layers: tuple[LayerShape, ...]
     stored: Stored | None = None
     stored_problem: str = ""
@@ -83,19 +85,14 @@ class ModelFacts:
         """By which attention is cut: no gang has more ranks."""
         return kv_heads(self.config)
 
-    @property
-    def saved_as(self) -> str:
-        """Dtype that the configuration names; empty if none."""
-        return str(getattr(self.config, "dtype", None) or "").removeprefix("torch.")
-
     @cached_property
     def num_parameters(self) -> int:
         """Of the whole model; tied ones once."""
         return sum(p.numel() for p in self.built.parameters())
 
     def num_on_rank(self, mode: str, num_ranks: int) -> int:
-        """Parameters on the rank that holds most, see `num_on_fullest_rank`."""
-        return num_on_fullest_rank(self.built, mode, num_ranks)
+        """Parameters on the rank that holds most, see `parameters_by_rank`."""
+        return max(parameters_by_rank(self.built, mode, num_ranks))
 
     def layers_on_rank(self, num_ranks: int) -> list[LayerShape]:
         """`layers` on the rank that holds most heads."""
@@ -125,6 +122,7 @@ def read_model(model: str, config: EngineConfig) -> ModelFacts:
     trust = config.trust_remote_code
     directory = local_directory(model, revision=config.revision, hf_home=config.hf_home, weights=False)
     model_config = read_config(directory, trust_remote_code=trust)
+    saved_as = str(getattr(model_config, "dtype", None) or "").removeprefix("torch.")  # building changes it
     listing = list_files(model, revision=config.revision, hf_home=config.hf_home)
     with torch.no_grad():
         built: Any = build_meta(model_config, torch.float16, trust_remote_code=trust).to("meta")
@@ -135,6 +133,7 @@ def read_model(model: str, config: EngineConfig) -> ModelFacts:
     return ModelFacts(
         config=model_config,
         built=built,
+        saved_as=saved_as,
         layers=layers,
         stored=stored,
         stored_problem=stored_problem,

@@ -1,4 +1,4 @@
-"""How many of a model's parameters the fullest rank of a gang holds, as DeepSpeed cuts the model."""
+"""How many of a model's parameters each rank of a gang holds, as DeepSpeed cuts the model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _GRAIN = 64
 _BY_GRAIN = ("mlp", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
-def num_on_fullest_rank(model: Any, mode: str, num_ranks: int) -> int:
-    """Parameters on the rank that holds most.
+def parameters_by_rank(model: Any, mode: str, num_ranks: int) -> list[int]:
+    """Parameters on each rank, by world rank.
 
     Attention is cut by key-value heads, other matrices of the repeated layers by heads or by blocks of columns, the
     output head (under AutoTP) by blocks of columns; kernels cut evenly. Embeddings and norms are whole on every
-    rank. Biases are reckoned as whole, though some are cut. Checked against what the engine reports
-    (tests/cluster/test_cli_plan.py): exact for Llama, within a hundredth for OPT and GPT-NeoX.
+    rank. Biases are reckoned as whole, though some are cut. Checked against what engines report
+    (tests/cluster/test_planning.py): exact for Llama, within a hundredth for OPT and GPT-NeoX.
 
     Args:
         model: A transformers model; its parameters need no memory.
@@ -29,14 +29,17 @@ def num_on_fullest_rank(model: Any, mode: str, num_ranks: int) -> int:
     """
     head = model.get_output_embeddings()
     layers = {name for name, _ in _of_repeated_layers(model)}
-    tied = head is not None and head.weight is model.get_input_embeddings().weight
-    held = 0.0
+    held = [0.0] * num_ranks
     for name, parameter in model.named_parameters():  # a tied one once
-        held += parameter.numel() * _share(name, parameter, name in layers, model.config, mode, num_ranks)
+        for rank, share in enumerate(_shares(name, parameter, name in layers, model.config, mode, num_ranks)):
+            held[rank] += parameter.numel() * share
     if head is not None and mode == "autotp" and num_ranks > 1:
-        cut = head.weight.numel() * _largest_share(head.weight.shape[1] // _GRAIN, num_ranks)
-        held += cut if tied else cut - head.weight.numel()  # a part of its own beside the embedding, or instead
-    return round(held)
+        tied = head.weight is model.get_input_embeddings().weight
+        size = head.weight.shape[1]
+        for rank, part in enumerate(_by_grain(size, num_ranks)):
+            # A part of its own beside the embedding, or instead of the whole head.
+            held[rank] += head.weight.numel() * (part / size - (0 if tied else 1))
+    return [round(number) for number in held]
 
 
 def kv_heads(config: Any) -> int:
@@ -45,24 +48,27 @@ def kv_heads(config: Any) -> int:
     return int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
 
 
-def most_heads(heads: int, num_ranks: int) -> int:
-    """Heads on the rank that holds most: uneven ones go to the first ranks."""
-    return -(-heads // num_ranks)
-
-
-def _share(name: str, parameter: nn.Parameter, is_in_layer: bool, config: Any, mode: str, num_ranks: int) -> float:
+def _shares(
+    name: str, parameter: nn.Parameter, is_in_layer: bool, config: Any, mode: str, num_ranks: int
+) -> list[float]:
     if num_ranks == 1 or not is_in_layer or parameter.dim() != 2:
-        return 1.0
+        return [1.0] * num_ranks
     if mode == "kernel_inject":
-        return 1 / num_ranks
+        return [1 / num_ranks] * num_ranks
     heads, size = kv_heads(config), max(parameter.shape)
     words = ".".join(name.split(".")[-3:-1])  # what DeepSpeed knows of the name
-    by_heads = "att" in name or (size % heads == 0 and not any(word in words for word in _BY_GRAIN))
-    return _largest_share(heads if by_heads else size // _GRAIN, num_ranks)
+    if "att" in name or (size % heads == 0 and not any(word in words for word in _BY_GRAIN)):
+        return [(heads // num_ranks + (rank < heads % num_ranks)) / heads for rank in range(num_ranks)]
+    return [part / size for part in _by_grain(size, num_ranks)]
 
 
-def _largest_share(units: int, num_ranks: int) -> float:
-    return -(-units // num_ranks) / units if units else 1.0
+def _by_grain(size: int, num_ranks: int) -> list[int]:
+    """As `get_shard_size` of DeepSpeed: whole grains, more of them on the first ranks, the rest on the last one."""
+    grain = _GRAIN if size >= _GRAIN else 1
+    grains, rest = divmod(size, grain)
+    parts = [(grains // num_ranks + (rank < grains % num_ranks)) * grain for rank in range(num_ranks)]
+    parts[-1] += rest
+    return parts
 
 
 def _of_repeated_layers(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
