@@ -41,7 +41,7 @@ def plan(
     num_worker_groups: Annotated[
         int | None,
         typer.Option(
-            help="Gangs side by side. \\[default: as many as there is room for now]",
+            help="Gangs side by side. \\[default: as many as GPUs are free for; on CPUs 1]",
             show_default=False,
         ),
     ] = None,

@@ -103,6 +103,12 @@ def assumed_gpu(name: str | None, memory_gib: float | None) -> Gpu | None:
     )
 
 
+def known_capability(name: str) -> tuple[int, int] | None:
+    """Compute capability of a product as a driver names it, like ``NVIDIA H100 80GB HBM3``; None if not known."""
+    found = KNOWN_GPUS.get(_key(name).split("-")[0])
+    return None if found is None else found[0]
+
+
 def _key(name: str) -> str:
     """``NVIDIA_TESLA_T4`` and ``tesla t4`` are the T4, ``A100 80GB`` is the A100-80G."""
     short = re.sub(r"[ _]", "-", name.strip().upper()).removeprefix("NVIDIA-").removeprefix("TESLA-")

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 
 from raydsinfer.checkpoints.sizes import size_in_words
 from raydsinfer.config import EngineConfig
+from raydsinfer.doctor.judges.node import RANK_HOST_BYTES
 from raydsinfer.planning.memory import ITEM_BYTES, Memory
 from raydsinfer.planning.model import ModelFacts
 from raydsinfer.planning.nodes import NodeFacts
 
 _GIB = 2**30
-
-GPU_RANK_BYTES = int(1.6 * _GIB)
-"""Host memory of a rank whose weights go to a GPU slice by slice: the most that was measured (docs/benchmarks.md:
-OPT-13b on an H100, 1.14 to 1.56 GiB, pinned buffers included)."""
 
 CPU_RANK_BYTES = _GIB
 """Reckoned for Python, torch and DeepSpeed in a CPU rank, beside weights, keys and values: an allowance."""
@@ -44,7 +41,7 @@ def rank_host_bytes(model: ModelFacts, config: EngineConfig, memory: Memory, *, 
     """Host memory of one rank, the fullest."""
     whole = 0 if config.use_meta_tensor else model.num_parameters * max(2, ITEM_BYTES[memory.dtype])
     if use_gpu:
-        return GPU_RANK_BYTES + whole
+        return RANK_HOST_BYTES + whole
     return CPU_RANK_BYTES + memory.weights_bytes + (memory.kv_bytes or 0) + memory.overhead_bytes + whole
 
 

@@ -15,7 +15,7 @@ from raydsinfer.doctor.judges.gpus import runs
 from raydsinfer.doctor.judges.software import judge_python
 from raydsinfer.engines.deepspeed_ops import OpsFound
 from raydsinfer.groups.placement import NodeResources
-from raydsinfer.planning.gpus import Gpu, dotted
+from raydsinfer.planning.gpus import Gpu, dotted, known_capability
 from raydsinfer.planning.look import Look
 
 _VERSIONS = ("torch", "transformers", "deepspeed", "ray")
@@ -118,7 +118,7 @@ def node_facts(resources: NodeResources, name: str, seen: Look | BaseException, 
 def _gpu(told: DriverGpu) -> Gpu:
     return Gpu(
         name=told.name,
-        capability=told.capability,
+        capability=told.capability or known_capability(told.name),
         total_bytes=told.total_bytes or None,
         free_bytes=told.free_bytes if told.total_bytes else None,
     )

@@ -117,7 +117,9 @@ def make_plan(wanted: Wanted, model: ModelFacts, cluster: ClusterFacts) -> Plan:
     )
     request = wanted.request(num_ranks)
     now, idle = num_gangs(request, cluster.resources), num_gangs(request, cluster.resources, idle=True)
-    placed = tuple(place_gangs(request, wanted.num_gangs or max(1, now), cluster.resources))
+    # On CPUs one: what Ray counts there says little of how many models the memory holds.
+    gangs = wanted.num_gangs or (max(1, now) if wanted.use_gpu else 1)
+    placed = tuple(place_gangs(request, gangs, cluster.resources))
     ranks: Counter[str] = Counter()
     for gang in placed:
         ranks.update(gang.ranks_by_node)

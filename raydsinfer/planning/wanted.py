@@ -22,7 +22,7 @@ class Wanted:
         config: Inference settings.
         num_ranks: Of each gang; None: the fewest that the model fits on.
         use_gpu: Whether a rank is a GPU.
-        num_gangs: Side by side; None: as many as the cluster has room for now.
+        num_gangs: Side by side; None: as many as GPUs are free for, on CPUs one.
         placement_strategy: Ray's word for where bundles go.
         accelerator_type: Ray's name of the GPU that is wanted; None for any.
         assumed: A GPU to reckon with instead of what drivers tell.

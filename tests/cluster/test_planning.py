@@ -132,9 +132,7 @@ def test_a_cluster_with_fake_gpus_and_others_on_them(cluster: Cluster, models: P
     assert any("idle nodes would hold 2 on different nodes" in problem.what for problem in apart.problems)
 
 
-def test_a_model_that_nodes_lack_and_a_gpu_that_the_user_tells(
-    cluster: Cluster, models: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_nodes_lack_and_a_gpu_that_the_user_tells(cluster: Cluster, models: Path, tmp_path: Path) -> None:
     wanted = wanted_for(models / "llama", num_ranks=2, assumed=assumed_gpu("T4", None))
     model = read_model(wanted.model, wanted.config)
     moved = replace(wanted, model=str(tmp_path / "gone"))

@@ -1,7 +1,7 @@
 import pytest
 
 from raydsinfer.errors import InvalidSettingError
-from raydsinfer.planning.gpus import Gpu, assumed_gpu, smallest_bytes, weakest
+from raydsinfer.planning.gpus import Gpu, assumed_gpu, known_capability, smallest_bytes, weakest
 from tests.unit.planning.facts import A100, GIB, T4, UNKNOWN
 
 
@@ -36,6 +36,13 @@ def test_gpus_that_nobody_knows() -> None:
         assumed_gpu("RTX 9999", None)
     with pytest.raises(InvalidSettingError, match="more than 0"):
         assumed_gpu("T4", 0.0)
+
+
+def test_names_that_drivers_give() -> None:
+    assert known_capability("NVIDIA H100 80GB HBM3") == (9, 0)
+    assert known_capability("Tesla V100-SXM2-16GB") == (7, 0)
+    assert known_capability("NVIDIA A100-SXM4-40GB") == (8, 0)
+    assert known_capability("NVIDIA GeForce RTX 4090") is None
 
 
 def test_the_weakest_counts_and_one_unknown_makes_all_unknown() -> None:
