@@ -199,7 +199,7 @@ def _needed(need: Need, node: NodeFacts, plan: Plan) -> Iterator[str]:
 def placement_lines(plan: Plan) -> Iterator[Line]:
     """Where the gangs would go, and how many there could be."""
     yield from placed_lines(plan.placed, {node.node_id: node.name for node in plan.cluster.nodes})
-    yield "", f"the cluster has room for {plan.gangs_now} such gangs now, for {plan.gangs_idle} if it were idle"
+    yield "", f"room for {_count(plan.gangs_now, 'such gang')} now, for {plan.gangs_idle} if the cluster were idle"
 
 
 def placed_lines(placed: Sequence[Placed], names: Mapping[str, str]) -> Iterator[Line]:

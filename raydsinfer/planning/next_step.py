@@ -63,10 +63,14 @@ def next_code(plan: Plan) -> str:
     settings = "".join(f", {name}={value!r}" for name, value in next_settings(plan).items()).removeprefix(", ")
     gangs = len(plan.placed)
     return (
+        "import ray\n"
+        "from ray.train import ScalingConfig\n"
+        "from raydsinfer import BatchPredictor, DeepSpeedCheckpoint, DeepSpeedPredictor, EngineConfig\n\n"
         f"checkpoint = DeepSpeedCheckpoint.from_pretrained(\n"
         f"    {without_secrets(plan.wanted.model)!r}, EngineConfig({settings}))\n"
         f"scaling = ScalingConfig(num_workers={plan.num_ranks}, use_gpu={plan.wanted.use_gpu})\n"
         f"predictor = BatchPredictor.from_checkpoint(checkpoint, DeepSpeedPredictor, scaling_config=scaling)\n"
+        f"dataset = ray.data.read_json({_INPUT!r})\n"
         f"predictor.predict(dataset, min_scoring_workers={gangs}, max_scoring_workers={gangs})"
     )
 

@@ -183,7 +183,7 @@ def _by_gpus(place: Place, dtype: str) -> _Against | None:
     if not place.use_gpu:
         if dtype == "float32":
             return None
-        return None, f"CPU ranks were tested in float32 only, not in {dtype}", "Use dtype='float32'."
+        return None, "CPU ranks were tested in float32 only", "Use dtype='float32'."
     for gpu in place.gpus:
         if gpu.capability is not None and (problem := dtype_problem(dtype, gpu.capability)):
             which = f" ({gpu.name or 'GPU'}: {dotted(gpu.capability)})" if len(set(place.gpus)) > 1 else ""

@@ -47,7 +47,7 @@ def test_a_plan_on_a_terminal(width: int) -> None:
         "max_running is 256",
         "a: 4 x Tesla T4, 15 GiB, compute capability 7.5; 4 of 4 free; host memory for 4 ranks about 6.4 GiB",
         "1 gang: 2 ranks on b 2 gangs: 2 ranks on a",
-        "the cluster has room for 3 such gangs now, for 4 if it were idle",
+        "room for 3 such gangs now, for 4 if the cluster were idle",
         "1 GPU on b: actor [x] (pid 7); job: python train.py",
         "next raydsinfer generate org/model prompts.jsonl answers.jsonl --num-gpus-per-worker-group 2",
     ):
