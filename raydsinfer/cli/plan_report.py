@@ -10,16 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from raydsinfer.checkpoints.sources.secrets import without_secrets
+from raydsinfer.cli.plan_engines import engines_table, reasons
 from raydsinfer.planning.needs import Need
 from raydsinfer.planning.next_step import next_commands
 from raydsinfer.planning.nodes import NodeFacts
 from raydsinfer.planning.placing import Placed
 from raydsinfer.planning.plan import Plan
-from raydsinfer.planning.verdicts import DTYPES, ENGINES, EngineVerdict
+from raydsinfer.planning.verdicts import ENGINES
 
 _GIB = 2**30
 _WIDTH = 140  # characters, where no person looks
-_WORDS = {True: "[green]yes[/green]", False: "[red]no[/red]", None: "[yellow]?[/yellow]"}
 Line = tuple[str, str]
 
 
@@ -94,43 +94,6 @@ def model_lines(plan: Plan) -> Iterator[Line]:
         why = " (the fewest that it fits on)" if rows else " (it fits on no number of them)"
         why = " (a guess: the memory of the GPU is not known)" if rows is None else why
     yield "gang", f"{ranks}{why}, {ENGINES[plan.engine][0]}, {plan.dtype}, max_tokens {plan.wanted.config.max_tokens}"
-
-
-def engines_table(verdicts: Sequence[EngineVerdict]) -> Table:
-    """Engines by dtypes; a number stands for the reason below."""
-    numbers = _numbers(verdicts)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("possible", no_wrap=True)
-    for dtype in DTYPES:
-        table.add_column(dtype, no_wrap=True)
-    for engine, (name, _) in ENGINES.items():
-        cells = []
-        for dtype in DTYPES:
-            verdict = next(v for v in verdicts if (v.engine, v.dtype) == (engine, dtype))
-            number = f" {numbers[_reason(verdict)]}" if verdict.possible is not True else ""
-            cells.append(f"{_WORDS[verdict.possible]}{number}")
-        table.add_row(name, *cells)
-    return table
-
-
-def reasons(verdicts: Sequence[EngineVerdict]) -> Iterator[Table]:
-    """Why not, by the numbers of the table."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(overflow="fold")
-    for (why_not, instead), number in _numbers(verdicts).items():
-        table.add_row(str(number), escape(f"{why_not}. {instead}".strip() if instead else why_not))
-    if table.row_count:
-        yield table
-
-
-def _reason(verdict: EngineVerdict) -> Line:
-    return verdict.why_not, verdict.instead
-
-
-def _numbers(verdicts: Sequence[EngineVerdict]) -> dict[Line, int]:
-    found = dict.fromkeys(_reason(verdict) for verdict in verdicts if verdict.possible is not True)
-    return {reason: number for number, reason in enumerate(found, 1)}
 
 
 def memory_lines(plan: Plan) -> Iterator[Line]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from raydsinfer.groups.placement import GangRequest
@@ -14,10 +13,10 @@ from raydsinfer.planning.model import ModelFacts
 from raydsinfer.planning.needs import Need, needs_of
 from raydsinfer.planning.nodes import NodeFacts
 from raydsinfer.planning.placing import Placed, place_gangs
+from raydsinfer.planning.problems import Problem, problems_of
 from raydsinfer.planning.remarks import remarks_on
 from raydsinfer.planning.sizing import fewest_ranks, num_gangs
 from raydsinfer.planning.verdicts import (
-    ENGINES,
     Engine,
     EngineVerdict,
     Place,
@@ -28,19 +27,6 @@ from raydsinfer.planning.verdicts import (
     wanted_engine,
 )
 from raydsinfer.planning.wanted import Wanted
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What keeps the gangs from running.
-
-    Args:
-        what: In words.
-        cure: What to do; empty if nothing is known to help.
-    """
-
-    what: str
-    cure: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +106,22 @@ def make_plan(wanted: Wanted, model: ModelFacts, cluster: ClusterFacts) -> Plan:
     # On CPUs one: what Ray counts there says little of how many models the memory holds.
     gangs = wanted.num_gangs or (max(1, now) if wanted.use_gpu else 1)
     placed = tuple(place_gangs(request, gangs, cluster.resources))
-    ranks: Counter[str] = Counter()
-    for gang in placed:
-        ranks.update(gang.ranks_by_node)
+    ranks = sum((Counter(gang.ranks_by_node) for gang in placed), Counter[str]())
     needs = tuple(needs_of(nodes, ranks, model, config, memory, use_gpu=wanted.use_gpu))
     verdict = next(v for v in verdicts if (v.engine, v.dtype) == (engine, dtype))
     best = best_possible(verdicts, dtype) if verdict.possible is False else None
+    problems = problems_of(
+        wanted,
+        model,
+        cluster,
+        verdict=verdict,
+        best=best,
+        memory=memory,
+        fewest=fewest,
+        num_ranks=num_ranks,
+        placed=placed,
+        needs=needs,
+    )
     return Plan(
         wanted=wanted,
         model=model,
@@ -142,7 +138,7 @@ def make_plan(wanted: Wanted, model: ModelFacts, cluster: ClusterFacts) -> Plan:
         gangs_now=now,
         gangs_idle=idle,
         needs=needs,
-        problems=tuple(_problems(wanted, model, cluster, verdict, best, memory, fewest, num_ranks, placed, needs)),
+        problems=tuple(problems),
         remarks=tuple(remarks_on(wanted, model, nodes, engine, placed, memory)),
     )
 
@@ -155,63 +151,3 @@ def eligible(wanted: Wanted, cluster: ClusterFacts) -> tuple[NodeFacts, ...]:
         for node, resources in zip(cluster.nodes, cluster.resources, strict=True)
         if (node.num_gpus or not wanted.use_gpu) and (wanted.accelerator_type is None or kind in resources.total)
     )
-
-
-def _problems(
-    wanted: Wanted,
-    model: ModelFacts,
-    cluster: ClusterFacts,
-    verdict: EngineVerdict,
-    best: EngineVerdict | None,
-    memory: Memory,
-    fewest: int | None,
-    num_ranks: int,
-    placed: Sequence[Placed],
-    needs: Sequence[Need],
-) -> list[Problem]:
-    found = []
-    if verdict.possible is False:
-        name = ENGINES[verdict.engine][0]
-        instead = verdict.instead or (f"Take {ENGINES[best.engine][0]} in {best.dtype}." if best else "")
-        if best is None:
-            instead = f"{instead} Nothing else is possible on {_ranks(num_ranks, wanted)} either.".strip()
-        found.append(Problem(what=f"{name} in {verdict.dtype}: {verdict.why_not}", cure=instead))
-    if memory.problem:
-        cure = memory.hint
-        if fewest is not None and fewest > num_ranks:
-            cure = f"{cure} It fits on {_ranks(fewest, wanted)}."
-        elif fewest is None and wanted.use_gpu:
-            cure = f"{cure} No number of these GPUs will do." if wanted.num_ranks is None else cure
-        found.append(Problem(what=memory.problem, cure=cure))
-    if model.stored_problem:
-        cure = "Give the directory that save_pretrained wrote, or the name of a model that can be fetched."
-        found.append(Problem(what=f"weights: {model.stored_problem}", cure=cure))
-    if model.stored and model.stored.tp_size not in (None, num_ranks):
-        found.append(
-            Problem(
-                what=f"the weights were cut for {model.stored.tp_size} ranks, not {num_ranks}",
-                cure=f"Use {model.stored.tp_size}, or cut the original weights anew: raydsinfer reshard SRC DST "
-                f"--layout ranks --tp {num_ranks}.",
-            )
-        )
-    found += [Problem(what=f"node {need.node}: {problem}") for need in needs for problem in need.problems]
-    return found + _unplaced(wanted, cluster, placed)
-
-
-def _ranks(num: int, wanted: Wanted) -> str:
-    return f"{num} {'GPU' if wanted.use_gpu else 'rank'}{'s' if num > 1 else ''}"
-
-
-def _unplaced(wanted: Wanted, cluster: ClusterFacts, placed: Sequence[Placed]) -> list[Problem]:
-    homeless = Counter(gang.problem for gang in placed if gang.problem)
-    found = []
-    for why, count in homeless.items():
-        who = f"{count} of {len(placed)} gangs" if len(placed) > 1 else "the gang"
-        if wanted.use_gpu and not any(node.num_gpus for node in cluster.nodes):
-            cure = "Use --address for a cluster with GPUs, or --cpu-ranks N to run on CPUs."
-        elif cluster.holders and "would wait" in why:
-            cure = "Wait for those who hold the GPUs, named below, or run fewer gangs."
-        else:
-            cure = "Add nodes, or ask for fewer ranks or resources."
-        found.append(Problem(what=f"no place for {who}: {why}", cure=cure))
-    return found

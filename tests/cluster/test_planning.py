@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from raydsinfer.planning.shares import parameters_by_rank
 from raydsinfer.planning.verdicts import Engine
 from raydsinfer.planning.wanted import Wanted
 from tests.clusters import assert_nothing_left, several_nodes
+from tests.commands import Commands
 from tests.models import write_tiny_model
 
 Load = tuple[str, Engine, dict[str, Any]]
@@ -143,3 +145,12 @@ def test_a_model_that_nodes_lack_and_a_gpu_that_the_user_tells(cluster: Cluster,
     assert plan.memory.largest_batch == 256
     refused = {v.engine: v.why_not for v in plan.verdicts if v.dtype == "bfloat16"}
     assert all("this one has 7.5" in refused[engine] for engine in ("continuous", "static"))
+
+
+def test_the_command(cluster: Cluster, models: Path) -> None:
+    with Commands() as commands:
+        code, out, err = commands.run("plan", str(models / "llama"), "--gpu", "T4", "--max-tokens", "256", "--json")
+    found = json.loads(out)
+    assert (code, found["ok"], found["gang"]["num_ranks"]) == (0, True, 1), err
+    assert found["placement"]["gangs_now"] == len(found["placement"]["gangs"]) == 6
+    assert f"--address {cluster.address}" in found["next"]["commands"][0]
