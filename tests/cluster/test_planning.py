@@ -57,6 +57,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 def test_memory_is_what_engines_report(models: Path, num_ranks: int) -> None:
     paged = {"kv_cache_bytes": 3_000_000}
@@ -97,6 +98,7 @@ def wanted_for(model: Path, **changes: Any) -> Wanted:
     return Wanted(model=str(model), config=EngineConfig(max_tokens=256), **changes)
 
 
+@pytest.mark.slow
 def test_a_cluster_with_fake_gpus_and_others_on_them(cluster: Cluster, models: Path) -> None:
     remote: Any = Trainer
     group = placement_group([{"GPU": 1}] * 3, strategy="STRICT_PACK", name="training")

@@ -41,8 +41,7 @@ def test_a_plan_on_a_terminal(width: int) -> None:
     for part in (
         "llama, 8,030,261,248 parameters, 32 layers, 8 key-value heads, 8,192 positions",
         "2 GPU ranks (the fewest that it fits on), continuous AutoTP, float16, max_tokens 1024",
-        "continuous AutoTP yes no 3 yes no 2",
-        "3 bfloat16 needs a GPU of compute capability 8.0 (Ampere) or newer, this one has 7.5. Use dtype='float16'.",
+        "bfloat16 needs a GPU of compute capability 8.0 (Ampere) or newer, this one has 7.5. Use dtype='float16'.",
         "keys and values take 64.0 KiB a token",
         "max_running is 256",
         "a: 4 x Tesla T4, 15 GiB, compute capability 7.5; 4 of 4 free; host memory for 4 ranks about 6.4 GiB",
@@ -52,6 +51,9 @@ def test_a_plan_on_a_terminal(width: int) -> None:
         "next raydsinfer generate org/model prompts.jsonl answers.jsonl --num-gpus-per-worker-group 2",
     ):
         assert part in said, part
+    refused = re.search(r"(\d) bfloat16 needs a GPU", said)
+    assert refused
+    assert f"continuous AutoTP yes no {refused[1]} yes" in said
     assert max(len(words(line)) for line in text.partition("next")[0].splitlines()) <= width
 
 

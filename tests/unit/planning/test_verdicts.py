@@ -84,13 +84,17 @@ def test_heads_that_do_not_divide_are_for_autotp() -> None:
     assert found["plain", "float16"].possible is False
 
 
-def test_a_family_with_neither() -> None:
-    found = verdicts(model("bloom", 64), gpus(A100, A100, num_ranks=2), max_tokens=64)
+def test_more_ranks_than_heads_leave_nothing() -> None:
+    found = verdicts(model("llama"), gpus(*[A100] * 9, num_ranks=9))
     assert {v.possible for v in found.values()} == {False}
-    alone = verdicts(model("bloom", 64), gpus(A100), max_tokens=64)
-    assert alone["static", "float16"].possible is True
-    assert alone["continuous", "float16"].possible is False
-    assert "can be led to a paged cache" in alone["continuous", "float16"].why_not
+    assert "8 key-value heads" in found["static", "float16"].why_not
+
+
+def test_attention_that_no_paged_cache_takes() -> None:
+    found = verdicts(model("bloom", 64), gpus(A100), max_tokens=64)
+    assert found["static", "float16"].possible is True
+    assert found["continuous", "float16"].possible is False
+    assert "can be led to a paged cache" in found["continuous", "float16"].why_not
 
 
 def test_int8_is_what_the_settings_say_of_it() -> None:
