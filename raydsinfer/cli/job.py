@@ -83,19 +83,9 @@ class Job:
         """
         from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
 
-        checkpoint = self._checkpoint()
+        checkpoint = checkpoint_of(self.model, self.engine_said)
         DeepSpeedPredictor.read_settings(checkpoint.spec.config, self.generation_said)
         return checkpoint
-
-    def _checkpoint(self) -> DeepSpeedCheckpoint:
-        from raydsinfer.checkpoint import DeepSpeedCheckpoint
-
-        if self.engine_said.get("engine") == "echo":
-            return DeepSpeedCheckpoint.from_pretrained(self.model, EngineConfig(**self.engine_said))
-        saved = DeepSpeedCheckpoint.from_pretrained(self.model)
-        if not self.engine_said:
-            return saved
-        return DeepSpeedCheckpoint.from_pretrained(self.model, saved.spec.config.replaced(self.engine_said))
 
     def kept_columns(self, rows: Input) -> list[str]:
         """Input columns that the output has too.
@@ -112,6 +102,23 @@ class Job:
             return kept_names(self.keep_columns, self.generation, report_attempts=self.counts_attempts)
         own = columns_of_call(self.generation, self.counts_attempts)
         return [name for name in available if name not in own and (name != STORED_COLUMN or self.kept is None)]
+
+
+def checkpoint_of(model: str, engine_said: Mapping[str, Any]) -> DeepSpeedCheckpoint:
+    """A model, with the settings that were saved with it and those that the user gave on top.
+
+    Raises:
+        CheckpointError: There is no such model, or its saved settings cannot be read.
+        ConfigurationError: A setting is wrong.
+    """
+    from raydsinfer.checkpoint import DeepSpeedCheckpoint
+
+    if engine_said.get("engine") == "echo":
+        return DeepSpeedCheckpoint.from_pretrained(model, EngineConfig(**engine_said))
+    saved = DeepSpeedCheckpoint.from_pretrained(model)
+    if not engine_said:
+        return saved
+    return DeepSpeedCheckpoint.from_pretrained(model, saved.spec.config.replaced(engine_said))
 
 
 def make_job(

@@ -17,6 +17,8 @@ from raydsinfer.cli.failures import ExitCode, reported_failures
 from raydsinfer.cli.generate_command import EXIT_CODES, generate
 from raydsinfer.cli.node_commands import EXIT_CODES as NODE_EXIT_CODES
 from raydsinfer.cli.node_commands import fetch, nodes_app
+from raydsinfer.cli.plan import EXIT_CODES as PLAN_EXIT_CODES
+from raydsinfer.cli.plan import plan
 from raydsinfer.cli.reshard import EXIT_CODES as RESHARD_EXIT_CODES
 from raydsinfer.cli.reshard import reshard
 from raydsinfer.cli.status import EXIT_CODES as STATUS_EXIT_CODES
@@ -71,6 +73,7 @@ def demo(
     raise typer.Exit(ExitCode.ERROR_ROWS if tally.num_errors else ExitCode.OK)
 
 
+app.command(epilog=PLAN_EXIT_CODES)(plan)
 app.command(epilog=STATUS_EXIT_CODES)(status)
 app.command(epilog=DOCTOR_EXIT_CODES)(doctor)
 app.command(epilog=VERIFY_EXIT_CODES)(verify)

@@ -1,185 +1,135 @@
-"""The plan of a run: gangs, ranks, what each would hold and where it would go. Nothing is loaded."""
+"""`raydsinfer plan`: what a model takes on this cluster, before weights move."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import json as json_module
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+import typer
+from rich.console import Console
+
+from raydsinfer.cli.failures import ExitCode, reported_failures
+from raydsinfer.cli.options import with_flags
 from raydsinfer.config import EngineConfig
-from raydsinfer.groups.placement import GangRequest, NodeResources, why_impossible
 
-if TYPE_CHECKING:
-    from torch import nn
-
-
-# DeepSpeed cuts matrices at multiples of this many columns.
-_GRAIN = 64
+EXIT_CODES = (
+    "Exit codes: 0 every gang could start now; 1 something stands against it; 2 wrong usage, settings or model; "
+    "130 interrupted."
+)
+_HIDDEN = frozenset({"engine", "replace_method", "echo_fault", "echo_delay_s"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelSize:
-    """How large a model is, from its configuration alone.
+@with_flags({"engine": EngineConfig}, hidden=_HIDDEN)
+def plan(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model: a directory, a URL, or a name on the Hugging Face hub.")
+    ],
+    num_gpus_per_worker_group: Annotated[
+        int | None,
+        typer.Option(
+            "--num-gpus-per-worker-group",
+            "--tp",
+            help="GPUs that share the model in each gang. \\[default: the fewest that it fits on]",
+            show_default=False,
+        ),
+    ] = None,
+    num_cpu_ranks_per_worker_group: Annotated[
+        int | None,
+        typer.Option("--num-cpu-ranks-per-worker-group", "--cpu-ranks", help="CPU processes a gang instead of GPUs."),
+    ] = None,
+    num_worker_groups: Annotated[
+        int | None,
+        typer.Option(
+            help="Gangs side by side. \\[default: as many as GPUs are free for; on CPUs 1]",
+            show_default=False,
+        ),
+    ] = None,
+    placement_strategy: Annotated[
+        str, typer.Option(help="Ray's placement of a gang: PACK, SPREAD, STRICT_PACK, STRICT_SPREAD.")
+    ] = "PACK",
+    accelerator_type: Annotated[str | None, typer.Option(help="Ray's name of the GPU, for example H100.")] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Reckon with this GPU, like T4 or H100, whatever drivers tell."),
+    ] = None,
+    gpu_memory_gib: Annotated[
+        float | None, typer.Option(metavar="GIB", help="Reckon with so much memory on a GPU.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster. 'local' starts one; by default RAY_ADDRESS, then one that runs here, then a new one."
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="Time limit of each probe on a node.")] = 120,
+    json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead of the tables.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")] = False,
+    *,
+    engine: dict[str, Any],
+) -> None:
+    """Say what a model takes on this cluster, before weights move.
 
-    Args:
-        mode: How it would run: ``kernel_inject``, ``autotp`` or ``plain``.
-        dtype: Of the weights.
-        bytes_per_parameter: Size of that dtype.
-        num_parameters: Of the whole model.
-        num_per_rank: On the rank that holds most: uneven heads give rank 0 more.
+    Engines and dtypes that are possible, and why not the others; memory of a GPU and the largest batch; host
+    memory and disk of each node; where gangs would go, and who is in their way; the command to run next.
+
+    Of a model that is elsewhere only the small files are fetched. No GPU is touched, nothing is reserved.
     """
+    console = Console(stderr=True)
+    with reported_failures(console, debug=debug):
+        from raydsinfer.cli.plan_json import plan_json
+        from raydsinfer.cli.plan_report import print_plan
+        from raydsinfer.cli.planning import planned
+        from raydsinfer.cli.shape import gang_shape
+        from raydsinfer.planning.gpus import assumed_gpu
+        from raydsinfer.planning.wanted import Wanted
 
-    mode: str
-    dtype: str
-    bytes_per_parameter: int
-    num_parameters: int
-    num_per_rank: int
-
-
-def model_size(model: str, config: EngineConfig, num_ranks: int, *, use_gpu: bool) -> ModelSize:
-    """Read a model's configuration and count its parameters, without memory for any of them.
-
-    Args:
-        model: Directory, URL or hub name; only its small files are fetched.
-        config: Inference settings, checked against the model.
-        num_ranks: Tensor parallel size.
-        use_gpu: What ``dtype="auto"`` goes by; on a GPU it is reckoned with 2 bytes.
-
-    Raises:
-        CheckpointError: There is no such model, or its configuration is of no use.
-        ConfigurationError: The settings do not go with the model.
-    """
-    from raydsinfer.checkpoints.sources.fetch import local_directory
-    from raydsinfer.engines.families import choose_mode
-    from raydsinfer.engines.model import build_meta, read_config, resolve_dtype
-
-    directory = local_directory(model, revision=config.revision, hf_home=config.hf_home, weights=False)
-    model_config = read_config(directory, trust_remote_code=config.trust_remote_code)
-    mode = choose_mode(config, model_config, num_ranks)
-    named = "float16" if config.dtype == "auto" and use_gpu else config.dtype
-    dtype = resolve_dtype(named, model_config, "cpu")
-    built = build_meta(model_config, dtype, trust_remote_code=config.trust_remote_code)
-    return ModelSize(
-        mode=mode,
-        dtype=str(dtype).removeprefix("torch."),
-        bytes_per_parameter=dtype.itemsize,
-        num_parameters=sum(p.numel() for p in built.parameters()),
-        num_per_rank=num_on_fullest_rank(built, mode, num_ranks),
-    )
-
-
-def num_on_fullest_rank(model: Any, mode: str, num_ranks: int) -> int:
-    """Parameters on the rank that holds most, as DeepSpeed cuts the model.
-
-    Attention is cut by key-value heads, other matrices of the repeated layers and (under AutoTP) the
-    output head by blocks of columns; embeddings, norms and biases are whole on every rank. Checked
-    against what the engine reports for SmolLM2 on 1 to 3 ranks and small OPT and GPT-NeoX models on 2:
-    within a hundredth.
-
-    Args:
-        model: A transformers model; its parameters need no memory.
-        mode: How it would run.
-        num_ranks: Tensor parallel size.
-    """
-    config, head = model.config, model.get_output_embeddings()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    layers = {name for name, _ in _of_repeated_layers(model)}
-    held = 0.0
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        share = 1.0
-        if name in layers and parameter.dim() == 2 and num_ranks > 1:
-            units = heads if "att" in name else max(parameter.shape) // _GRAIN
-            share = _largest_share(units, num_ranks)
-        elif (
-            head is not None
-            and parameter is head.weight
-            and mode == "autotp"
-            and name.startswith(_name_of(model, head))
-        ):
-            share = _largest_share(parameter.shape[1] // _GRAIN, num_ranks)
-        held += share * parameter.numel()
-    return round(held)
-
-
-def _largest_share(units: int, num_ranks: int) -> float:
-    return -(-units // num_ranks) / units if units else 1.0
-
-
-def _name_of(model: nn.Module, wanted: nn.Module) -> str:
-    named: dict[int, str] = {id(module): name for name, module in model.named_modules()}
-    return named[id(wanted)]
-
-
-def _of_repeated_layers(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    from torch.nn import ModuleList
-
-    for prefix, module in model.named_modules():
-        if isinstance(module, ModuleList):
-            for name, parameter in module.named_parameters():
-                yield f"{prefix}.{name}", parameter
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placed:
-    """Where the ranks of a gang would go.
-
-    Args:
-        gang: Number of the gang, from 0.
-        ranks_by_node: Address of a node → ranks there.
-        problem: Why there is no place; empty if there is.
-    """
-
-    gang: int
-    ranks_by_node: dict[str, int]
-    problem: str = ""
-
-
-def place_gangs(request: GangRequest, num_gangs: int, nodes: Sequence[NodeResources]) -> list[Placed]:
-    """Where Ray would put the gangs on what is free now.
-
-    Ray decides in the end; this fills nodes the way its strategies say: PACK the fewest, SPREAD one
-    after the other.
-
-    Args:
-        request: Of one gang.
-        num_gangs: How many.
-        nodes: What the cluster has.
-    """
-    room = [_num_bundles(request, node) for node in nodes]
-    placed = []
-    for gang in range(num_gangs):
-        taken = _take(request, room)
-        if sum(taken) == request.num_ranks:
-            room = [have - used for have, used in zip(room, taken, strict=True)]
-            by_node = {node.address: used for node, used in zip(nodes, taken, strict=True) if used}
-            placed.append(Placed(gang=gang, ranks_by_node=by_node))
+        shape = gang_shape(
+            num_worker_groups=1 if num_worker_groups is None else num_worker_groups,
+            max_worker_groups=None,
+            num_gpus=num_gpus_per_worker_group,
+            num_cpu_ranks=num_cpu_ranks_per_worker_group,
+            placement_strategy=placement_strategy,
+            accelerator_type=accelerator_type,
+        )
+        asked = num_gpus_per_worker_group is not None or num_cpu_ranks_per_worker_group is not None
+        wanted = Wanted(
+            model=model,
+            config=_settings(model, engine),
+            num_ranks=shape.num_ranks if asked else None,
+            use_gpu=shape.use_gpu,
+            num_gangs=num_worker_groups,
+            placement_strategy=shape.placement_strategy,
+            accelerator_type=shape.accelerator_type,
+            assumed=assumed_gpu(gpu, gpu_memory_gib),
+        )
+        with console.status("reading the model") as status:
+            found = planned(
+                wanted,
+                address=address,
+                num_cpus=shape.num_cpus,
+                timeout_s=timeout,
+                debug=debug,
+                on_stage=lambda stage: status.update(stage),
+            )
+        if json:
+            typer.echo(json_module.dumps(plan_json(found, address=address), indent=2))
         else:
-            problem = why_impossible(request, nodes) or "nothing is free for it now: it would wait"
-            placed.append(Placed(gang=gang, ranks_by_node={}, problem=problem))
-    return placed
+            print_plan(found, Console(), address=address)
+    raise typer.Exit(ExitCode.FAILURE if found.problems else ExitCode.OK)
 
 
-def _num_bundles(request: GangRequest, node: NodeResources) -> int:
-    # Ray counts in ten-thousandths: a little slack keeps 0.3 / 0.1 at three.
-    return int(min(node.free.get(name, 0) / amount + 1e-6 for name, amount in request.bundle.items()))
+def _settings(model: str, said: Mapping[str, Any]) -> EngineConfig:
+    from raydsinfer.cli.job import checkpoint_of
+    from raydsinfer.errors import InvalidSettingError
 
-
-def _take(request: GangRequest, room: Sequence[int]) -> list[int]:
-    """Bundles to take from each node, as many as wanted or fewer if there is no room."""
-    taken, wanted = [0] * len(room), request.num_ranks
-    if request.strategy in ("SPREAD", "STRICT_SPREAD"):
-        most = 1 if request.strategy == "STRICT_SPREAD" else max(room, default=0)
-        for _ in range(most):
-            for node in range(len(room)):
-                if taken[node] < room[node] and sum(taken) < wanted:
-                    taken[node] += 1
-        return taken
-    whole = [node for node, have in enumerate(room) if have >= wanted]
-    if whole:
-        taken[min(whole, key=lambda node: room[node])] = wanted
-        return taken
-    if request.strategy == "STRICT_PACK":
-        return taken
-    for node in sorted(range(len(room)), key=lambda node: -room[node]):
-        taken[node] = min(room[node], wanted - sum(taken))
-    return taken
+    EngineConfig(**said)  # what is wrong with it is wrong whatever was saved with the model
+    config = checkpoint_of(model, said).spec.config
+    if config.engine == "echo":
+        raise InvalidSettingError(
+            name="engine",
+            value="echo",
+            expected="'deepspeed': the echo engine has no model",
+            hint="`raydsinfer generate --engine echo --dry-run` shows where its gangs would go.",
+        )
+    return config

@@ -13,6 +13,7 @@ from torch import nn
 from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.checkpoints.weights.description import Description
 from raydsinfer.config import Dtype
+from raydsinfer.engines.capabilities import dtype_problem
 from raydsinfer.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -46,9 +47,15 @@ def read_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def resolve_dtype(dtype: Dtype, model_config: Any, device: str) -> torch.dtype:
-    """The torch dtype of activations: what `auto` means for a model on a device, also beside int8 weights."""
+    """The torch dtype of activations: what `auto` means for a model on a device, also beside int8 weights.
+
+    Raises:
+        UnsupportedError: The device does not compute with it.
+    """
     if dtype not in ("auto", "int8"):
         resolved: torch.dtype = getattr(torch, dtype)
+        if device != "cpu" and (problem := dtype_problem(dtype, torch.cuda.get_device_capability(device))):
+            raise UnsupportedError(what=f"dtype={dtype!r} here", why=problem, instead="Use dtype='float16'.")
         return resolved
     if device == "cpu":
         return torch.float32

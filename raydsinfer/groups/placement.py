@@ -51,11 +51,13 @@ class NodeResources:
         address: Its IP address.
         total: Resource name → amount when idle.
         free: Resource name → amount now.
+        node_id: Ray's id of it: two nodes may share an address.
     """
 
     address: str
     total: Mapping[str, float]
     free: Mapping[str, float]
+    node_id: str = ""
 
     def __str__(self) -> str:
         names = [name for name in sorted(self.total) if not name.startswith(("node:", "object_store_memory"))]
@@ -161,7 +163,7 @@ def read_nodes() -> list[NodeResources]:
     # The free amounts of single nodes have no public call that works without Ray's dashboard.
     per_node: dict[str, dict[str, float]] = getattr(ray._private.state, "available_resources_per_node", dict)()
     return [
-        NodeResources(address=node.ip, total=node.resources, free=per_node.get(node.node_id, {}))
+        NodeResources(address=node.ip, total=node.resources, free=per_node.get(node.node_id, {}), node_id=node.node_id)
         for node in alive_nodes()
     ]
 

@@ -200,7 +200,7 @@ def test_a_plan_starts_and_writes_nothing(tmp_path: Path) -> None:
     assert code == 1  # the third gang has no place
     text = " ".join(out.split())
     assert "7 rows in 1 txt file" in text
-    assert "2 gangs 2 ranks on" in text
+    assert "2 gangs: 2 ranks on" in text
     assert "not every gang has a place" in text
     assert [path.name for path in tmp_path.iterdir()] == ["p.txt"]
 

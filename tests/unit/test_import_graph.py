@@ -25,7 +25,7 @@ LAYERS = (
     ("*",),
     ("scoring",),
     ("batch_predictor",),
-    ("demo", "bench", "doctor"),
+    ("demo", "bench", "doctor", "planning"),
     ("cli",),
 )
 LAYER_OF = {name: height for height, names in enumerate(LAYERS) for name in names}

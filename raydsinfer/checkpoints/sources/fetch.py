@@ -84,7 +84,7 @@ def fetch(
         CheckpointError: It could not be fetched.
     """
     start = time.perf_counter()
-    local, cache = _local_path(model), cache_directory(hf_home)
+    local, cache = local_path(model), cache_directory(hf_home)
     target = target and Path(os.path.abspath(target.expanduser()))
     if local is not None and (target is None or target.resolve() == local.resolve()):
         directory, num_bytes, num_fetched = local, _num_bytes(local, weights=weights), 0
@@ -126,8 +126,12 @@ def cache_directory(hf_home: str | None) -> Path:
 _Brought = tuple[Path, int, int]  # directory, bytes of the model, bytes that were fetched
 
 
-def _local_path(model: str) -> Path | None:
-    """The directory that is meant; None if the model is elsewhere."""
+def local_path(model: str) -> Path | None:
+    """The directory that is meant; None if the model is elsewhere.
+
+    Raises:
+        CheckpointNotFoundError: A path that is no directory on this node.
+    """
     named = model.startswith(("file://", "local://"))
     path = Path(model.partition("://")[2] if named else model).expanduser()
     if path.is_dir():
@@ -167,8 +171,7 @@ def _from_url(
     on_progress: OnProgress | None,
     pin: Pin | None = None,
 ) -> _Brought:
-    # Users and passwords decide who may have a file, not what is in it; a query may decide that, too.
-    source = _hash(re.sub(r"(\w://)[^/?]*@", r"\1", url.rstrip("/")))
+    source = _source_of(url)
     if target is None and not weights:
         whole = LocalCopy(directory=cache / source, source=source, weights=True)
         if not refresh and whole.is_whole() and _is_meant(whole, pin, weights):
@@ -187,6 +190,17 @@ def _from_url(
         if _is_meant(copy, pin, weights):  # else another process was first, and brought something else
             return brought
     return _bring(own, origin, refresh, on_progress)
+
+
+def _source_of(url: str) -> str:
+    # Users and passwords decide who may have a file, not what is in it; a query may decide that, too.
+    return _hash(re.sub(r"(\w://)[^/?]*@", r"\1", url.rstrip("/")))
+
+
+def copy_of_url(url: str, hf_home: str | None) -> LocalCopy:
+    """Where this node's cache has, or would have, the model behind a URL."""
+    source = _source_of(url)
+    return LocalCopy(directory=cache_directory(hf_home) / source, source=source, weights=True)
 
 
 def _is_meant(copy: LocalCopy, pin: Pin | None, weights: bool) -> bool:

@@ -46,16 +46,16 @@ class HubModel:
             The directory, bytes of the model, and bytes that had to be fetched.
         """
         try:
-            commit, listed = self._listed()
+            commit, listed = self.listed()
         except CheckpointError as error:
             return self._from_cache(error)
-        if not self._missing(listed, commit):
+        if not self.missing(listed, commit):
             return self._download(listed, None), sum(size for size, _ in listed.values()), 0
         lock = locks / f"hub-{hashlib.sha256(self.name.encode()).hexdigest()[:16]}.lock"
         with writing_to(locks, lambda: 0):
             locks.mkdir(parents=True, exist_ok=True)
             with FileLock(lock):
-                missing = self._missing(listed, commit)  # perhaps not any more
+                missing = self.missing(listed, commit)  # perhaps not any more
                 num_missing = sum(listed[name][0] for name in missing)
                 cache = self._cache()
                 cache.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ class HubModel:
 
     def listing(self) -> dict[str, tuple[int, str]]:
         """Wanted file name → bytes and id of its content."""
-        return self._listed()[1]
+        return self.listed()[1]
 
     def commit(self) -> str:
         """The commit that the revision is; the one in the cache if the hub cannot be reached.
@@ -89,13 +89,17 @@ class HubModel:
             CheckpointError: There is no such model, or it is neither in the cache nor can the hub be asked.
         """
         try:
-            commit, listed = self._listed()
+            commit, listed = self.listed()
         except CheckpointError as error:
             return replace(self, weights=False)._from_cache(error)[0].name  # the cache has a directory for each commit
         return commit or hashlib.sha256(repr(sorted(listed.items())).encode()).hexdigest()
 
-    def _listed(self) -> tuple[str | None, dict[str, tuple[int, str]]]:
-        """The commit that the revision is now, and its files as `listing` gives them."""
+    def listed(self) -> tuple[str | None, dict[str, tuple[int, str]]]:
+        """The commit that the revision is now, and its files as `listing` gives them.
+
+        Raises:
+            CheckpointError: The hub cannot be asked, or has no such model.
+        """
         from huggingface_hub import HfApi
 
         try:
@@ -108,7 +112,13 @@ class HubModel:
         }
         return info.sha, {name: files[name] for name in wanted_files(files, weights=self.weights)}
 
-    def _missing(self, listed: Mapping[str, tuple[int, str]], commit: str | None) -> list[str]:
+    def missing(self, listed: Mapping[str, tuple[int, str]], commit: str | None) -> list[str]:
+        """Names of files that are not in this node's cache; the hub is not asked.
+
+        Args:
+            listed: As `listed` gives them.
+            commit: As `listed` gives it.
+        """
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.file_download import repo_folder_name
 

@@ -24,6 +24,7 @@ class DriverGpu:
         total_bytes: Of its memory.
         free_bytes: Of its memory.
         mig: Whether it is cut into slices.
+        capability: Compute capability; None if this driver does not tell.
         users: Processes that compute on it; in a container those of others are not seen.
     """
 
@@ -32,6 +33,7 @@ class DriverGpu:
     total_bytes: int
     free_bytes: int
     mig: bool = False
+    capability: tuple[int, int] | None = None
     users: tuple[GpuUser, ...] = ()
 
 

@@ -49,6 +49,7 @@ class NodeFound:
 
     Args:
         memory_bytes: Of the host, or what its container may take.
+        available_bytes: What is left of that, page cache included.
         shm_bytes: Size of /dev/shm.
         shm_free_bytes: What is left of it.
         limits: Of this process.
@@ -56,6 +57,7 @@ class NodeFound:
     """
 
     memory_bytes: int
+    available_bytes: int
     shm_bytes: int
     shm_free_bytes: int
     limits: LimitsFound

@@ -73,17 +73,30 @@ def _judge_kernels(op: OpFound, ops: OpsFound, machine: Machine) -> Verdict:
     if op.built:
         where = op.built if op.built.startswith("with") else f"in {op.built}"
         return Verdict(subject=subject, level="green", found=f"{op.name} is built, {where}")
-    if problem := op.problem or ops.mismatch or _missing(machine):
+    if problem := kernels_problem(ops, machine.toolchain):
         cure = "Use kernel_inject=False, which needs no kernels; or mend what is missing."
         return Verdict(subject=subject, level="yellow", found=f"{op.name} cannot be built: {problem}", cure=cure)
     told = f"{op.name} is not built yet; the first gang with kernel_inject=True does it, in about a minute"
     return Verdict(subject=subject, level="green", found=told)
 
 
-def _missing(machine: Machine) -> str:
-    if not isinstance(machine.toolchain, ToolchainFound):
+def kernels_problem(ops: OpsFound, toolchain: ToolchainFound | ProbeFailed) -> str:
+    """Why the op of kernel injection is not built and cannot be; empty if it is or can.
+
+    Args:
+        ops: As DeepSpeed tells of them.
+        toolchain: Compilers; one that could not be tried is taken to work.
+    """
+    op = next((op for op in ops.ops if op.name == KERNELS), OpFound(name=KERNELS, problem="no such op"))
+    if op.built:
         return ""
-    tools = {"C++ compiler": machine.toolchain.cxx, "nvcc": machine.toolchain.nvcc, "ninja": machine.toolchain.ninja}
+    return op.problem or ops.mismatch or _missing(toolchain)
+
+
+def _missing(toolchain: ToolchainFound | ProbeFailed) -> str:
+    if not isinstance(toolchain, ToolchainFound):
+        return ""
+    tools = {"C++ compiler": toolchain.cxx, "nvcc": toolchain.nvcc, "ninja": toolchain.ninja}
     lacking = [name for name, tool in tools.items() if not tool.path or tool.problem]
     return f"it lacks a working {', '.join(lacking)}" if lacking else ""
 

@@ -9,9 +9,10 @@ from raydsinfer.config import EngineConfig
 from raydsinfer.doctor.findings.gpus import DriverFound, DriverGpu, TorchFound, TorchGpu
 from raydsinfer.doctor.findings.machine import Machine
 from raydsinfer.doctor.verdicts import Level, Verdict, worst
+from raydsinfer.engines.capabilities import AMPERE
 
 _GIB = 2**30
-_AMPERE, _VOLTA = (8, 0), (7, 0)
+_VOLTA = (7, 0)
 _USED_SHARE: float = EngineConfig.model_fields["gpu_memory_utilization"].default
 
 
@@ -103,7 +104,7 @@ def runs(capability: tuple[int, int], archs: Sequence[str]) -> bool:
 
 def _generation(capability: tuple[int, int]) -> _Part:
     """What the GPUs of a generation lack; the engine's own limits are in engines/continuous/attention/choice.py."""
-    if capability >= _AMPERE:
+    if capability >= AMPERE:
         return "green", "", ""
     lacks = "no bfloat16, FlashAttention, FlexAttention or FlashInfer before Ampere (8.0)"
     if capability < _VOLTA:

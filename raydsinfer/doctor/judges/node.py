@@ -1,4 +1,4 @@
-"""Shared memory, limits and disks."""
+"""Memory, shared memory, limits and disks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ _GIB = 2**30
 LEAST_SHM_BYTES = _GIB
 """NCCL's rings take tens of MB a pair of GPUs, and Docker's 64 MB are the usual reason why it fails."""
 
+RANK_HOST_BYTES = int(1.6 * _GIB)
+"""Host memory of a rank whose weights go to a GPU slice by slice: the most that was measured (docs/benchmarks.md:
+OPT-13b on an H100, 1.14 to 1.56 GiB, pinned buffers included)."""
+
 # What Ray's object store takes by default: `DEFAULT_OBJECT_STORE_MEMORY_PROPORTION` and
 # `DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES` in ray_constants.py. It goes to the disk where /dev/shm has less.
 _STORE_SHARE, _STORE_MOST_BYTES = 0.3, 200e9
@@ -26,7 +30,7 @@ _FULL_SHARE = 0.95  # `local_fs_capacity_threshold` of Ray: fuller disks take no
 
 
 def judge_node(machine: Machine) -> list[Verdict]:
-    """Shared memory, limits, directories."""
+    """Memory, shared memory, limits, directories."""
     found = machine.node
     if isinstance(found, ProbeFailed):
         return [
@@ -38,10 +42,19 @@ def judge_node(machine: Machine) -> list[Verdict]:
             )
         ]
     return [
+        _judge_memory(found, machine),
         _judge_shm(found, machine),
         _judge_limits(found.limits),
         *(_judge_directory(directory) for directory in found.directories),
     ]
+
+
+def _judge_memory(found: NodeFound, machine: Machine) -> Verdict:
+    told = f"{_size(found.available_bytes)} of {_size(found.memory_bytes)} available"
+    if found.available_bytes < _num_gpus(machine) * RANK_HOST_BYTES:
+        why = f"{told}: little for {_num_gpus(machine)} ranks, each of which takes up to {_size(RANK_HOST_BYTES)}"
+        return Verdict(subject="host memory", level="yellow", found=why, cure="End what uses it, or run fewer ranks.")
+    return Verdict(subject="host memory", level="green", found=told)
 
 
 def _judge_shm(found: NodeFound, machine: Machine) -> Verdict:

@@ -33,7 +33,9 @@ def find_driver() -> DriverFound:
     apps = ran(
         ["nvidia-smi", f"--query-compute-apps={fields}", "--format=csv,noheader,nounits"], timeout_s=_SMI_TIMEOUT_S
     )
-    version, found = parsed_gpus(gpus.output, "" if apps.problem else apps.output)
+    # Apart: an older nvidia-smi does not know this field, and would then tell nothing at all.
+    caps = ran(["nvidia-smi", "--query-gpu=uuid,compute_cap", "--format=csv,noheader"], timeout_s=_SMI_TIMEOUT_S)
+    version, found = parsed_gpus(*("" if asked.problem else asked.output for asked in (gpus, apps, caps)))
     return DriverFound(num_devices=max(devices, len(found)), version=version, cuda=cuda, problem=problem, gpus=found)
 
 
@@ -72,13 +74,15 @@ def _cuda() -> tuple[str, tuple[int, int] | None]:
     return problem, (number.value // 1000, number.value % 1000 // 10)
 
 
-def parsed_gpus(gpus: str, apps: str) -> tuple[str, tuple[DriverGpu, ...]]:
+def parsed_gpus(gpus: str, apps: str, capabilities: str = "") -> tuple[str, tuple[DriverGpu, ...]]:
     """The driver's version and its GPUs.
 
     Args:
         gpus: Lines of nvidia-smi: driver_version, uuid, name, memory.total, memory.free, mig.mode.current.
         apps: Lines of nvidia-smi: gpu_uuid, pid, process_name, used_gpu_memory.
+        capabilities: Lines of nvidia-smi: uuid, compute_cap.
     """
+    told = {uuid: _capability(text) for uuid, text in _rows(capabilities, 2)}
     users = defaultdict(list)
     for uuid, pid, name, used in _rows(apps, 4):
         with contextlib.suppress(ValueError):  # a pid that it does not tell
@@ -92,11 +96,17 @@ def parsed_gpus(gpus: str, apps: str) -> tuple[str, tuple[DriverGpu, ...]]:
             total_bytes=int(total) * _MIB if total.isdigit() else 0,
             free_bytes=int(free) * _MIB if free.isdigit() else 0,
             mig=mig == "Enabled",
+            capability=told.get(uuid),
             users=tuple(users[uuid]),
         )
         for _, uuid, name, total, free, mig in rows
     )
     return rows[0][0] if rows else "", tuple(found)
+
+
+def _capability(text: str) -> tuple[int, int] | None:
+    major, _, minor = text.strip().partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
 def _rows(lines: str, width: int) -> Iterator[list[str]]:

@@ -21,10 +21,11 @@ _SHM = Path("/dev/shm")  # noqa: S108
 
 def find_node() -> NodeFound:
     """The machine apart from its GPUs."""
-    memory = psutil.virtual_memory().total
+    memory, available = _memory()
     shm = shutil.disk_usage(_SHM) if _SHM.is_dir() else None
     return NodeFound(
-        memory_bytes=min(memory, _cgroup_limit("memory.max") or memory),
+        memory_bytes=memory,
+        available_bytes=available,
         shm_bytes=shm.total if shm else 0,
         shm_free_bytes=shm.free if shm else 0,
         limits=_limits(),
@@ -35,6 +36,25 @@ def find_node() -> NodeFound:
             look_at("Ray's sessions", Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray", "RAY_TMPDIR"),  # noqa: S108
         ),
     )
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes in all and available, of the host or of its container."""
+    host = psutil.virtual_memory()
+    limit, used = _cgroup_number("memory.max"), _cgroup_number("memory.current")
+    if limit is None or limit >= host.total:
+        return host.total, host.available
+    # Files that were read count as used, and make room when it is needed.
+    cached = _cgroup_cached()
+    return limit, max(0, min(host.available, limit - max(0, (used or 0) - cached)))
+
+
+def _cgroup_cached() -> int:
+    try:
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
 
 
 def _inductor_directory() -> Path:
@@ -81,7 +101,7 @@ def mount_problem(flags: int, *, runs: bool) -> str:
 
 
 def _limits() -> LimitsFound:
-    processes = [_finite(resource.getrlimit(resource.RLIMIT_NPROC)[0]), _cgroup_limit("pids.max")]
+    processes = [_finite(resource.getrlimit(resource.RLIMIT_NPROC)[0]), _cgroup_number("pids.max")]
     infiniband = Path("/sys/class/infiniband")
     return LimitsFound(
         open_files=_finite(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
@@ -95,8 +115,8 @@ def _finite(limit: int) -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def _cgroup_limit(name: str) -> int | None:
-    """Of the container that this process is in, as it sees it itself (cgroup v2); None: without limit."""
+def _cgroup_number(name: str) -> int | None:
+    """Of the container that this process is in, as it sees it itself (cgroup v2); None: not told, or no limit."""
     try:
         return int((_CGROUP / name).read_text())
     except (OSError, ValueError):  # not there, or "max"

@@ -23,12 +23,20 @@ def find_torch() -> TorchFound:
         version=torch.__version__,
         cuda=torch.version.cuda or "",
         hip=getattr(torch.version, "hip", None) or "",
-        archs=tuple(torch.cuda.get_arch_list()) if there else (),
+        archs=_archs() if built else (),
         nccl=".".join(map(str, nccl.version())) if built and torch.distributed.is_nccl_available() else "",
         problem="" if there or not warned else str(warned[-1].message).splitlines()[0],
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
         gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())) if there else (),
     )
+
+
+def _archs() -> tuple[str, ...]:
+    """As `torch.cuda.get_arch_list`, which tells nothing to a process that was given no GPU."""
+    import torch
+
+    flags = getattr(torch._C, "_cuda_getArchFlags", lambda: "")()
+    return tuple((flags or "").split())
 
 
 def _gpu(index: int) -> TorchGpu:

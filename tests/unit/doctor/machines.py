@@ -67,6 +67,7 @@ def node(**changes: object) -> NodeFound:
     """A large host."""
     found = NodeFound(
         memory_bytes=512 * GIB,
+        available_bytes=480 * GIB,
         shm_bytes=256 * GIB,
         shm_free_bytes=255 * GIB,
         limits=LimitsFound(open_files=1_048_576, processes=None, locked_bytes=None),

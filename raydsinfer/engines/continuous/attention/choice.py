@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import torch
 
 from raydsinfer.config import Attention
+from raydsinfer.engines.capabilities import AMPERE
 from raydsinfer.engines.continuous.agreement import Agreement
 from raydsinfer.engines.continuous.attention.base import DecodeAttention, PrefillAttention
 from raydsinfer.engines.continuous.attention.flashinfer import HEAD_SIZES, FlashInferDecode, Workspace
@@ -22,8 +23,6 @@ from raydsinfer.engines.continuous.step_inputs import decode_array, rows_of
 from raydsinfer.errors import UnsupportedError, summary_of
 
 logger = logging.getLogger(__name__)
-
-_AMPERE = (8, 0)  # FlashAttention 2 and FlashInfer need its instructions
 
 
 def choose_attention(
@@ -131,7 +130,7 @@ def _against_flex(cache: KVCache, device: str, windows: bool) -> str:
 def _lacks_ampere(device: str, cache: KVCache) -> str:
     if device == "cpu":
         return "its kernels are for GPUs"
-    if torch.cuda.get_device_capability(device) < _AMPERE:
+    if torch.cuda.get_device_capability(device) < AMPERE:
         return "it needs a GPU of compute capability 8.0 (Ampere) or newer"
     if cache.keys[0].dtype not in (torch.float16, torch.bfloat16):
         return "it needs dtype float16 or bfloat16"

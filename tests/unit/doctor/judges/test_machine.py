@@ -18,7 +18,7 @@ def test_a_good_machine_is_green_and_needs_no_cure() -> None:
     assert [(v.level, v.cure) for v in verdicts] == [("green", "")] * len(verdicts)
     assert [v.subject for v in verdicts] == [
         "Python", "packages", "driver", "torch", "GPU 0, 1", "NCCL", "C compiler", "C++ compiler", "nvcc", "ninja",
-        "DeepSpeed kernels", "its other ops", "/dev/shm", "limits", "models", "Ray", "local Ray",
+        "DeepSpeed kernels", "its other ops", "host memory", "/dev/shm", "limits", "models", "Ray", "local Ray",
     ]  # fmt: skip
 
 

@@ -18,6 +18,13 @@ def test_dockers_shared_memory_is_little_for_two_gpus() -> None:
     assert "little for NCCL" not in verdict(replace(laptop(), node=tiny.node), "/dev/shm").found
 
 
+def test_host_memory_for_the_ranks() -> None:
+    assert verdict(h100s(), "host memory").level == "green"
+    little = verdict(replace(h100s(), node=node(available_bytes=3 * GIB)), "host memory")
+    assert (little.level, "little for 2 ranks" in little.found) == ("yellow", True)
+    assert verdict(replace(laptop(), node=node(available_bytes=GIB)), "host memory").level == "green"
+
+
 def test_no_shared_memory_at_all() -> None:
     assert verdict(replace(h100s(), node=node(shm_bytes=0, shm_free_bytes=0)), "/dev/shm").level == "yellow"
 

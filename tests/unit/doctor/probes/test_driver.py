@@ -13,6 +13,10 @@ GPUS = """\
 580.65.06, GPU-bb, NVIDIA H100 80GB HBM3, 81559, 1024, Enabled
 580.65.06, GPU-cc, Tesla T4, 15360, [N/A], [N/A]
 """
+CAPABILITIES = """\
+GPU-aa, 9.0
+GPU-bb, [N/A]
+"""
 APPS = """\
 GPU-bb, 4242, /usr/bin/python3, 70000
 GPU-bb, 4243, [Not Found], [N/A]
@@ -32,6 +36,9 @@ def test_what_nvidia_smi_lists() -> None:
         GpuUser(pid=4243, name="[Not Found]", used_bytes=None),
     )
     assert (third.total_bytes, third.free_bytes, third.mig) == (15360 * MIB, 0, False)
+    assert first.capability is None
+    told = parsed_gpus(GPUS, APPS, CAPABILITIES)[1]
+    assert [gpu.capability for gpu in told] == [(9, 0), None, None]
     assert parsed_gpus("No devices were found", "") == ("", ())
 
 
@@ -62,6 +69,7 @@ def test_the_questions_to_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         '  echo "580.65.06, GPU-aa, Tesla T4, 15360, 9000, [N/A]";;\n'
         '"--query-compute-apps=gpu_uuid,pid,process_name,used_gpu_memory --format=csv,noheader,nounits")\n'
         '  echo "GPU-aa, 77, python, 6000";;\n'
+        '"--query-gpu=uuid,compute_cap --format=csv,noheader") echo "GPU-aa, 7.5";;\n'
         '*) echo "Field is not a valid field to query."; exit 2;;\n'
         "esac\n"
     )
@@ -71,6 +79,9 @@ def test_the_questions_to_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert (found.version, found.num_devices >= 1) == ("580.65.06", True)
     (gpu,) = found.gpus
     assert (gpu.name, gpu.free_bytes, gpu.users[0].pid) == ("Tesla T4", 9000 * MIB, 77)
+    assert gpu.capability == (7, 5)
+    smi.write_text(smi.read_text().replace("compute_cap", "what_is_new"))  # an older one, which does not know it
+    assert [(gpu.name, gpu.capability) for gpu in asked().gpus] == [("Tesla T4", None)]
     smi.write_text("#!/bin/sh\necho Failed to initialize NVML: Driver/library version mismatch\nexit 18\n")
     assert asked().problem == "Failed to initialize NVML: Driver/library version mismatch"
 

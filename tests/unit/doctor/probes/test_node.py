@@ -11,6 +11,7 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "ops"))
     found = find_node()
     assert found.memory_bytes > 2**28
+    assert 0 < found.available_bytes <= found.memory_bytes
     assert found.shm_free_bytes <= found.shm_bytes
     assert found.limits.open_files is None or found.limits.open_files > 0
     by_role = {directory.role: directory for directory in found.directories}

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, LlamaConfig
+
+from raydsinfer.engines.model import build_meta
+from raydsinfer.planning.shares import parameters_by_rank
+from tests.unit.planning.facts import model
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "reported"),
+    # What the engine's LoadReport says of SmolLM2-135M on rank 0. Cut, the head is a part of its own.
+    [(1, 134_515_008), (2, 101_583_168), (3, 73_173_312)],
+)
+def test_smollm2(num_ranks: int, reported: int) -> None:
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    built: Any = build_meta(config, torch.float16)
+    assert parameters_by_rank(built, "autotp", num_ranks)[0] == reported
+
+
+def test_no_rank_holds_less_than_its_share() -> None:
+    facts = model("opt")
+    for mode in ("autotp", "kernel_inject"):
+        for num_ranks in (1, 2, 3, 7):
+            parts = parameters_by_rank(facts.built, mode, num_ranks)
+            assert len(parts) == num_ranks
+            assert facts.num_parameters / num_ranks <= max(parts) <= facts.num_parameters
+    assert parameters_by_rank(facts.built, "autotp", 1) == [facts.num_parameters]
+    assert len(set(parameters_by_rank(facts.built, "kernel_inject", 3))) == 1
+
+
+def test_a_model_without_a_head_of_its_own() -> None:
+    built: Any = build_meta(AutoConfig.for_model("gpt2", n_embd=64, n_layer=1, n_head=4), torch.float16)
+    assert parameters_by_rank(built, "plain", 1) == [sum(p.numel() for p in built.parameters())]
