@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,6 +100,39 @@ def merged(part: Slice, shape: Sequence[int]) -> Slice:
 def is_whole(part: Slice, shape: Sequence[int]) -> bool:
     """Whether a part is all of a tensor, in its order."""
     return merged(part, shape) == WHOLE
+
+
+def within(part: Slice, cut: Slice, shape: Sequence[int]) -> Slice | None:
+    """A part of a tensor, as a part of what was cut out of that tensor.
+
+    Args:
+        part: Of the tensor.
+        cut: Another part of it, which is stored.
+        shape: Of the tensor.
+
+    Returns:
+        Which part of the stored one it is; None if it is not all in there.
+    """
+    if merged(part, shape) == merged(cut, shape):
+        return WHOLE
+    if is_whole(cut, shape):
+        return part
+    if part.dim != cut.dim:
+        return None
+    firsts = itertools.accumulate((stop - start for start, stop in cut.ranges), initial=0)
+    stored = [(start, stop, first) for (start, stop), first in zip(cut.ranges, firsts, strict=False)]
+    ranges = []
+    for start, stop in part.ranges:
+        at = start
+        while at < stop:
+            found = next(((begin, end, first) for begin, end, first in stored if begin <= at < end), None)
+            if found is None:
+                return None
+            begin, end, first = found
+            upto = min(stop, end)
+            ranges.append((first + at - begin, first + upto - begin))
+            at = upto
+    return Slice(part.dim, tuple(ranges))
 
 
 def fits(part: Slice, shape: Sequence[int]) -> bool:

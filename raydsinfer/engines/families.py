@@ -119,6 +119,9 @@ def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> 
             f"the kernels move {_MAX_WIDTH} of {model_config.hidden_size} elements of the hidden size on a rank at most"
         )
         raise UnsupportedError(what=what, why=why, instead="Use more ranks, or kernel_inject=False.")
+    if family == "llama" and model_config.intermediate_size % (8 * world_size):
+        why = f"the kernels move 8 elements at a time, and {world_size} ranks share {model_config.intermediate_size}"
+        raise UnsupportedError(what=what, why=f"{why} of the MLP", instead=instead)
     if not config.use_cache:
         why = "the kernels always keep the KV cache"
         raise UnsupportedError(what=f"{what} with use_cache=False", why=why, instead="Leave use_cache on.")

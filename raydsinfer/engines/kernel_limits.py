@@ -61,7 +61,7 @@ def gpt_neox(config: Any) -> str:
 
 
 def llama(config: Any) -> str:
-    """Llama."""
+    """Llama: not scaled rotary positions (Llama 3.1), biases, or heads whose size is no power of two."""
     size = config.hidden_size // config.num_attention_heads
     if config.attention_bias or config.mlp_bias:
         return "DeepSpeed's Llama kernels leave out the biases that this model has"
@@ -76,7 +76,7 @@ def llama(config: Any) -> str:
 
 
 def bloom(config: Any) -> str:
-    """BLOOM."""
+    """BLOOM: not in float32 on a GPU."""
     if config.apply_residual_connection_post_layernorm:
         return "the kernels take the residual from before the norm; this model takes it from after"
     return ""

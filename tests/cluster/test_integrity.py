@@ -28,6 +28,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": GROUPED,
     "qwen2": {**GROUPED, "tie_word_embeddings": True},
     "mistral": {**GROUPED, "tie_word_embeddings": False},
+    "bloom": {"hidden_size": 96, "n_head": 12},
 }
 
 

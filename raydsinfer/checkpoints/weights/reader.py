@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raydsinfer.checkpoints.tensors import Slice, fits, in_words, is_whole, merged
-from raydsinfer.checkpoints.weights.description import Description, LogicalTensor, Piece
+from raydsinfer.checkpoints.tensors import WHOLE, Slice, fits, in_words, is_whole, within
+from raydsinfer.checkpoints.weights.description import Description, LogicalTensor
 from raydsinfer.checkpoints.weights.mapped import MappedFiles
 from raydsinfer.errors import CheckpointError
 
@@ -86,31 +86,31 @@ class TensorReader:
             CheckpointError: The tensor has no such part, or another was cut out for this rank.
         """
         tensor = self._description.tensors[name]
-        piece = self._piece(tensor, wanted)
-        mapped = self._files.tensor(piece.tensor)
-        dim = wanted.dim
-        if dim is None or piece.slice is None or not is_whole(piece.slice, tensor.shape):
+        stored = self._stored(tensor, wanted)
+        mapped = self._files.tensor(tensor.piece_of(self._rank).tensor)
+        dim = stored.dim
+        if dim is None:
             return [mapped]
-        return [mapped.narrow(dim, start, stop - start) for start, stop in wanted.ranges or [(0, 0)]]
+        return [mapped.narrow(dim, start, stop - start) for start, stop in stored.ranges or [(0, 0)]]
 
-    def _piece(self, tensor: LogicalTensor, wanted: Slice) -> Piece:
-        """What is stored for this rank, if `wanted` can be taken from it."""
+    def _stored(self, tensor: LogicalTensor, wanted: Slice) -> Slice:
+        """Which part of what is stored for this rank is wanted."""
         piece = tensor.piece_of(self._rank)
         if piece.slice is None:
-            return piece
+            return WHOLE
         path = str(self._description.directory)
         if not fits(wanted, tensor.shape):
             reason = f"tensor {tensor.name} of shape {tensor.shape} has no part {in_words(wanted)}"
             raise CheckpointError(path=path, reason=reason, hint="Check config.json: it does not fit the weights.")
-        same = merged(piece.slice, tensor.shape) == merged(wanted, tensor.shape)
-        if not same and not is_whole(piece.slice, tensor.shape):
+        stored = within(wanted, piece.slice, tensor.shape)
+        if stored is None:
             raise CheckpointError(
                 path=path,
                 reason=f"of tensor {tensor.name} rank {self._rank} needs {in_words(wanted)}, "
                 f"but {in_words(piece.slice)} was cut out for it",
                 hint="Run raydsinfer reshard again, with this version.",
             )
-        return piece
+        return stored
 
     def _joined(self, tensor: LogicalTensor) -> torch.Tensor:
         import torch

@@ -37,6 +37,7 @@ def test_modes(settings: dict[str, Any], world_size: int, mode: str) -> None:
         ("opt", {}, {"kernel_inject": True, "use_cache": False}, 1, "always keep the KV cache"),
         ("bloom", {}, {"kernel_inject": True, "max_tokens": 8193}, 1, "holds 8192 tokens"),
         ("gpt2", {"hidden_size": 12288, "num_attention_heads": 96}, {"kernel_inject": True}, 1, "8192 of 12288"),
+        ("llama", {"intermediate_size": 2056}, {"kernel_inject": True}, 2, "2 ranks share 2056 of the MLP"),
         ("gpt2", {}, {}, 2, "gpt2 on 2 ranks"),
         ("llama", {"num_key_value_heads": 3}, {}, 4, "3 key-value heads"),
         ("opt", {}, {"ds_inference": False}, 2, "does not shard"),

@@ -216,7 +216,14 @@ def test_what_all_ranks_share_can_still_be_cut(ranks: Path) -> None:
         assert [part.shape for part in reader.parts("norm", Slice(0, ((0, 1), (2, 3))))] == [(1,), (1,)]
 
 
-@pytest.mark.parametrize("wanted", [WHOLE, QKV[1], COLUMNS[0], Slice(0, ((4, 6), (0, 2)))])
+def test_what_was_cut_out_can_be_had_in_another_order_and_in_part(ranks: Path) -> None:
+    with TensorReader(describe(ranks), rank=0, tp_size=2) as reader:
+        for wanted in (Slice(0, ((4, 6), (0, 2))), Slice(0, ((5, 6),))):
+            got = torch.cat(reader.parts("qkv", wanted))
+            assert torch.equal(got, take(BIG.to(torch.bfloat16), wanted))
+
+
+@pytest.mark.parametrize("wanted", [WHOLE, QKV[1], COLUMNS[0], Slice(0, ((4, 6), (1, 3)))])
 def test_another_part_than_was_cut_out_is_refused(ranks: Path, wanted: Slice) -> None:
     with (
         TensorReader(describe(ranks), rank=0, tp_size=2) as reader,
