@@ -20,8 +20,10 @@ from torch import nn
 
 from raydsinfer.checkpoints.tensors import Slice
 from raydsinfer.engines.deepspeed_fill import Filler
+from raydsinfer.engines.deepspeed_slices import Shapes, autotp_slices
 from raydsinfer.engines.int8.linear import Int8Linear, SummedInt8Linear
-from raydsinfer.engines.int8.replace import int8_layers, linear_as_int8
+from raydsinfer.engines.int8.replace import int8_layers, linear_as_int8, replace_linears
+from raydsinfer.errors import EngineError
 
 IN_FLIGHT_BYTES = 256 * 2**20
 """Bytes of float matrices that are read while others are quantised; one that is larger is read alone."""
@@ -49,13 +51,40 @@ def sliced_as_int8(layer: nn.Module, dtype: torch.dtype) -> Int8Linear | None:
     return linear_as_int8(layer, dtype)
 
 
+def hold_int8(model: nn.Module, shapes: Shapes, rank: int, *, dtype: torch.dtype, device: str) -> dict[str, Slice]:
+    """Put int8 layers into a model that DeepSpeed has sliced without memory, and give all of it memory.
+
+    Args:
+        model: On the meta device; changed in place.
+        shapes: Shape of each parameter before DeepSpeed sliced it.
+        rank: World rank.
+        dtype: Of activations.
+        device: torch device as a string.
+
+    Returns:
+        What the rank keeps of each parameter that the model had: see `autotp_slices`.
+
+    Raises:
+        EngineError: The model had memory already, so that int8 would save none while it is loaded.
+        UnsupportedError: Most of the decoder layers are no linear layers, or DeepSpeed sliced in a way of its own.
+    """
+    if any(not parameter.is_meta for parameter in model.parameters()):
+        raise EngineError(
+            doing="loading weights in int8", reason="DeepSpeed gave the model memory before it was filled"
+        )
+    slices = autotp_slices(model, shapes, rank)
+    replace_linears(model, sliced_as_int8, dtype, device="meta", fill=False)
+    model.to_empty(device=device)
+    return slices
+
+
 def fill_int8(model: nn.Module, filler: Filler, slices: Mapping[str, Slice], device: str) -> None:
     """Fill a model whose linear layers are int8 ones.
 
     Args:
         model: On the device; nothing is filled yet.
         filler: The checkpoint.
-        slices: What this rank keeps of each parameter of the model as it was before: see `autotp_slices`.
+        slices: Of `hold_int8`.
         device: torch device as a string.
     """
     layers = int8_layers(model)

@@ -20,11 +20,10 @@ from raydsinfer.engines.alibi_mask import always_mask
 from raydsinfer.engines.base import RankContext
 from raydsinfer.engines.copying import Copier, reader_threads
 from raydsinfer.engines.deepspeed_fill import Filler, fill_autotp, fill_injected, ignorable_names
-from raydsinfer.engines.deepspeed_int8 import fill_int8, sliced_as_int8
+from raydsinfer.engines.deepspeed_int8 import fill_int8, hold_int8, sliced_as_int8
 from raydsinfer.engines.deepspeed_kernels import adapters
 from raydsinfer.engines.deepspeed_kernels.injected_layer import injected_layers
 from raydsinfer.engines.deepspeed_presharded import filled_from_presharded, require_kernels
-from raydsinfer.engines.deepspeed_slices import autotp_slices
 from raydsinfer.engines.int8.replace import replace_linears
 from raydsinfer.engines.meter import Meter
 
@@ -106,9 +105,7 @@ def _filled(
         buffers |= {name: reader.read(names[name]).clone() for name in models.stored_buffers(model) if name in names}
         model = replaced(model, config, context, dtype, kernels=kernels)
         if config.dtype == "int8":
-            slices = autotp_slices(model, shapes, rank)
-            replace_linears(model, sliced_as_int8, dtype, device="meta", fill=False)
-            model.to_empty(device=context.device)
+            slices = hold_int8(model, shapes, rank, dtype=dtype, device=context.device)
         models.tie_again(model, tied)
         filler = Filler(
             reader=reader, account=account, shapes=shapes, copier=copier, begin=partial(meter.start, "weights")

@@ -164,9 +164,10 @@ def quantised_by_others(directory: Path) -> Path:
     return directory
 
 
-def test_two_ranks(models: dict[str, Path], expected: dict[str, list[list[int]]]) -> None:
+def test_two_ranks(models: dict[str, Path], expected: dict[str, list[list[int]]], tmp_path: Path) -> None:
     every = [(name, WAYS[1]) for name in (*FAMILIES, "float16")]
-    check(2, [*every, *in_all_ways("opt", "uneven")], models, expected)
+    own_part = {"batching": "continuous", "save_mp_checkpoint_path": str(tmp_path / "parts")}
+    check(2, [*every, *in_all_ways("opt", "uneven"), ("uneven", own_part)], models, expected)
 
 
 def test_three_ranks_with_uneven_heads(models: dict[str, Path], expected: dict[str, list[list[int]]]) -> None:
