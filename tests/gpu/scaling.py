@@ -42,7 +42,9 @@ def main() -> None:
     model = options.model or Path("/dev/shm") / options.shape
     if not model.exists():
         write_random_model(model, shape(options.shape), same_layers=True)
-    config = EngineConfig(batching="continuous", max_tokens=1024, share_prefixes=False, longest_first=False)
+    config = EngineConfig(
+        batching="continuous", max_tokens=1024, share_prefixes=False, longest_first=False, verify="off"
+    )
     spec = EngineSpec(model=str(model), config=config)
     work = mixed(options.rows * options.gangs, vocab_size=shape(options.shape)["vocab_size"]).requests
     import ray
