@@ -55,6 +55,11 @@ class Settings(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise _translated(error, type(self)) from None
+        except TypeError:  # settings within settings are made with keyword arguments, too
+            for name, value in values.items():
+                if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
+                    raise InvalidSettingError(name=name, value=value, expected="settings by name") from None
+            raise
 
     def replaced(self: S, values: Mapping[str, Any]) -> S:
         """A copy with some values changed, checked like a new one."""

@@ -243,3 +243,8 @@ def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch, 
 def test_settings_that_an_engine_would_fail_on(settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidSettingError):
         GenerationConfig(**settings)
+
+
+def test_settings_within_settings_have_names() -> None:
+    with pytest.raises(InvalidSettingError, match=r"echo_fault=.* cannot be used: expected settings by name"):
+        EngineConfig(**{"echo_fault": {0: None}})
