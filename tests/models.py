@@ -27,8 +27,8 @@ _SIZES: dict[str, dict[str, Any]] = {
         "window_size": 16,
     },
     "llama": {
-        "hidden_size": 64,
-        "intermediate_size": 128,
+        "hidden_size": 128,  # DeepSpeed's kernels cannot rotate heads of less than 32
+        "intermediate_size": 256,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -36,7 +36,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256},
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
 }
-_SIZES["qwen2"] = _SIZES["mistral"] = _SIZES["llama"]
+_SIZES["qwen2"] = _SIZES["mistral"] = {**_SIZES["llama"], "hidden_size": 64, "intermediate_size": 128}
 
 
 def tiny_model(family: str, *, scale: float = 4.0, spread: float = 0.0, **changes: Any) -> Any:

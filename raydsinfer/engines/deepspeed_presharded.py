@@ -85,6 +85,9 @@ def filled_from_presharded(
         rank, world_size = context.world_rank, context.world_size
         filler = _Filler(readers=readers, account=account, shapes=shapes, rank=rank, world_size=world_size)
         layers = injected_layers(model)
+        layout = injected_layout(layers, shapes, rank, world_size)
+        for _, layer in layers:
+            layout.drop_others(layer)
         sources = filler.sources(model, layers)
         account.close(ignorable)
         meter.start("weights", sum(parameter.nbytes for parameter in model.parameters()))

@@ -75,11 +75,10 @@ def made_and_answers(context: Any, model: Path, target: Path) -> Any:
 
 def answers_of_deepspeed(context: Any, model: Path, index: Path) -> list[list[int]]:
     """Greedy tokens of a model that DeepSpeed's own loader filled."""
-    from raydsinfer.engines.deepspeed_cpu_kernels import fix_activations
-
-    from raydsinfer.engines import deepspeed_injection as injection
     from raydsinfer.engines import deepspeed_setup
     from raydsinfer.engines import model as models
+    from raydsinfer.engines.deepspeed_kernels import adapters
+    from raydsinfer.engines.deepspeed_kernels.injected_layer import CountingCache
 
     deepspeed_setup.choose_accelerator(context)
     deepspeed_setup.prepare(context, kernels=True)
@@ -98,13 +97,12 @@ def answers_of_deepspeed(context: Any, model: Path, index: Path) -> list[list[in
         max_out_tokens=64,
         checkpoint=str(index),
     ).module
-    injection.adapt(filled)
-    fix_activations(filled)
+    adapters.adapt(filled, model_config, on_cpu=True)
     found = []
     for request in REQUESTS:
         filled.reset_cache()
         ids = torch.tensor([request])
-        arguments = {"attention_mask": torch.ones_like(ids), "past_key_values": injection.CountingCache()}
+        arguments = {"attention_mask": torch.ones_like(ids), "past_key_values": CountingCache()}
         out = filled.generate(input_ids=ids, max_new_tokens=NEW_TOKENS, do_sample=False, **arguments)
         found.append(out[0, len(request) :].tolist())
     return found

@@ -24,7 +24,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 # For kernel injection: a family, or a family and what is special. Heads of 64 elements if nothing is said.
-_GPT = {"n_embd": 768, "n_layer": 6, "n_head": 12, "n_positions": 512}
+_GPT = {"n_embd": 768, "n_layer": 6, "n_head": 12, "max_position_embeddings": 512}
 _NEO = {"hidden_size": 768, "num_layers": 6, "num_heads": 12, "max_position_embeddings": 512}
 _NEOX = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 6, "max_position_embeddings": 512}
 _OPT = {"hidden_size": 768, "ffn_dim": 3072, "num_hidden_layers": 6, "num_attention_heads": 12}
@@ -38,7 +38,7 @@ KERNEL_SHAPES: dict[str, dict[str, Any]] = {
     "gpt_neox": {**_NEOX, "num_attention_heads": 12},
     "gpt_neox, wide heads": {**_NEOX, "num_attention_heads": 6, "rotary_pct": 1.0},
     "gpt_neox, one after the other": {**_NEOX, "num_attention_heads": 12, "use_parallel_residual": False},
-    "bloom": {"hidden_size": 768, "n_layer": 6, "n_head": 12},
+    "bloom": {"hidden_size": 768, "n_layer": 6, "n_head": 12, "max_position_embeddings": 512},
     "llama": {**_LLAMA, "num_key_value_heads": 12, "max_position_embeddings": 512},
     "llama, shared key-value heads": {**_LLAMA, "num_key_value_heads": 4, "max_position_embeddings": 512},
 }

@@ -247,4 +247,4 @@ def test_settings_that_an_engine_would_fail_on(settings: dict[str, Any]) -> None
 
 def test_settings_within_settings_have_names() -> None:
     with pytest.raises(InvalidSettingError, match=r"echo_fault=.* cannot be used: expected settings by name"):
-        EngineConfig(**{"echo_fault": {0: None}})
+        EngineConfig(echo_fault={0: None})
