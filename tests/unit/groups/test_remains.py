@@ -42,7 +42,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_for_title(leader: subprocess.Popen[str], title: str) -> None:
-    while psutil.Process(leader.pid).cmdline()[0] != title:
+    while psutil.Process(leader.pid).cmdline()[:1] != [title]:  # empty for a moment, while it starts
         pass
 
 
