@@ -8,6 +8,7 @@ from typing import Any
 from raydsinfer.bench.throughput.workspace import workspace_bytes
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.continuous.kv_cache import bytes_per_token
+from raydsinfer.engines.kernel_workspace import rows_to_reserve
 from raydsinfer.planning.model import ModelFacts
 from raydsinfer.planning.verdicts import Engine, mode_of
 
@@ -19,7 +20,7 @@ CUDA_BYTES = _GIB
 KERNELS_FREE_BYTES = 500 * 2**20
 """What DeepSpeed's kernels leave free beside their workspace (inference_context.h)."""
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +79,14 @@ def rank_memory(
         use_gpu: Whether a rank is a GPU.
         device_bytes: Memory of the smallest GPU; None if it is not known, and on CPU.
     """
-    item = ITEM_BYTES[dtype]
-    cache_item = max(item, 2)  # what is computed with
+    # What is computed with, which is not what int8 weights are kept in.
+    cache_item = ITEM_BYTES[dtype] if dtype != "int8" else ITEM_BYTES["float16" if use_gpu else "float32"]
     num_parameters = model.num_on_rank(mode_of(engine), num_ranks)
     token_bytes = bytes_per_token(model.layers_on_rank(num_ranks), cache_item)
     overhead = _overhead(model.config, config, engine, num_ranks, cache_item, use_gpu=use_gpu)
-    weights = num_parameters * item
+    weights = num_parameters * cache_item
+    if dtype == "int8":
+        weights -= model.num_quantised_on_rank(mode_of(engine), num_ranks) * (cache_item - 1)
     wanted = config.max_running if engine == "continuous" else config.max_batch_size
     free = None
     if device_bytes is not None:
@@ -130,7 +133,10 @@ def _room(
     if engine == "continuous":
         return _paged(config, token_bytes, free, use_gpu=use_gpu)
     if engine == "kernel_inject":
-        row = workspace_bytes(model_config, rows=1, tokens=config.max_tokens, tp_size=num_ranks, item_size=item)
+        tokens, batch = config.max_tokens, config.max_batch_size
+        reserved = rows_to_reserve(model_config, rows=batch, max_tokens=tokens, tp_size=num_ranks)
+        whole = workspace_bytes(model_config, rows=reserved, tokens=tokens, tp_size=num_ranks, item_size=item)
+        row = -(-whole // batch)
         free = None if free is None else free - KERNELS_FREE_BYTES
     else:
         # `torch.cat` makes a layer's keys and values anew at each token, beside the old ones.

@@ -21,7 +21,7 @@ from raydsinfer.engines.continuous.probe import NUM_TOKENS, layer_shapes
 from raydsinfer.engines.continuous.routing import Routes
 from raydsinfer.engines.model import build_meta, read_config
 from raydsinfer.errors import CheckpointError, UnsupportedError
-from raydsinfer.planning.shares import kv_heads, parameters_by_rank
+from raydsinfer.planning.shares import kv_heads, parameters_by_rank, quantised_by_rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,11 @@ class ModelFacts:
     def num_on_rank(self, mode: str, num_ranks: int) -> int:
         """Parameters on the rank that holds most, see `parameters_by_rank`."""
         return max(parameters_by_rank(self.built, mode, num_ranks))
+
+    def num_quantised_on_rank(self, mode: str, num_ranks: int) -> int:
+        """How many of these parameters int8 quantises, see `quantised_by_rank`."""
+        held = parameters_by_rank(self.built, mode, num_ranks)
+        return quantised_by_rank(self.built, mode, num_ranks)[held.index(max(held))]
 
     def layers_on_rank(self, num_ranks: int) -> list[LayerShape]:
         """`layers` on the rank that holds most heads."""

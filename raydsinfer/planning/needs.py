@@ -39,7 +39,7 @@ class Need:
 
 def rank_host_bytes(model: ModelFacts, config: EngineConfig, memory: Memory, *, use_gpu: bool) -> int:
     """Host memory of one rank, the fullest."""
-    whole = 0 if config.use_meta_tensor else model.num_parameters * max(2, ITEM_BYTES[memory.dtype])
+    whole = 0 if config.use_meta_tensor else model.num_parameters * ITEM_BYTES.get(memory.dtype, 2)
     if use_gpu:
         return RANK_HOST_BYTES + whole
     return CPU_RANK_BYTES + memory.weights_bytes + (memory.kv_bytes or 0) + memory.overhead_bytes + whole

@@ -42,6 +42,23 @@ def parameters_by_rank(model: Any, mode: str, num_ranks: int) -> list[int]:
     return [round(number) for number in held]
 
 
+def quantised_by_rank(model: Any, mode: str, num_ranks: int) -> list[int]:
+    """How many of the parameters on each rank ``dtype="int8"`` quantises: the matrices of the layers' linear layers.
+
+    Args:
+        model: A transformers model; its parameters need no memory.
+        mode: How it would run.
+        num_ranks: Tensor parallel size.
+    """
+    linear = {f"{path}.weight" for path, module in model.named_modules() if type(module) is nn.Linear}
+    held = [0.0] * num_ranks
+    for name, parameter in _of_repeated_layers(model):
+        if name in linear:
+            for rank, share in enumerate(_shares(name, parameter, True, model.config, mode, num_ranks)):
+                held[rank] += parameter.numel() * share
+    return [round(number) for number in held]
+
+
 def kv_heads(config: Any) -> int:
     """Key-value heads, by which DeepSpeed cuts attention."""
     text = config.get_text_config()

@@ -89,8 +89,22 @@ def test_static_batches_and_cpu_ranks() -> None:
     assert cpu.overhead_bytes < memory("llama", "continuous", dtype="float32").overhead_bytes
 
 
-@pytest.mark.parametrize(("dtype", "item"), [("float32", 4), ("bfloat16", 2), ("float16", 2), ("int8", 1)])
+@pytest.mark.parametrize(("dtype", "item"), [("float32", 4), ("bfloat16", 2), ("float16", 2)])
 def test_bytes_of_a_parameter(dtype: str, item: int) -> None:
     found = memory("llama", "static", dtype=dtype)
     assert found.weights_bytes == item * found.num_parameters
-    assert found.kv_bytes_per_token == 2 * 32 * 8 * 128 * max(2, item)
+    assert found.kv_bytes_per_token == 2 * 32 * 8 * 128 * item
+
+
+def test_int8_keeps_embeddings_head_and_norms_in_16_bits() -> None:
+    found = memory("llama", "static", dtype="int8")
+    in_16_bits = 2 * 128_256 * 4096 + (2 * 32 + 1) * 4096
+    assert found.weights_bytes == found.num_parameters + in_16_bits
+    assert found.kv_bytes_per_token == 2 * 32 * 8 * 128 * 2
+
+
+def test_kernels_reserve_more_rows_where_activations_need_them() -> None:
+    few, many = (memory("opt", "kernel_inject", num_ranks=n) for n in (1, 4))
+    assert few.kv_bytes is not None
+    assert many.kv_bytes is not None
+    assert many.kv_bytes > few.kv_bytes / 4

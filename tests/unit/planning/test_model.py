@@ -21,7 +21,7 @@ def test_a_model_by_its_headers(tmp_path: Path) -> None:
     assert (found.stored.form, found.stored.num_files, found.stored.checked) == ("safetensors", 1, True)
     assert found.stored.num_bytes == (directory / "model.safetensors").stat().st_size
     layer = found.layers[0]
-    assert (layer.num_heads, layer.num_query_heads, layer.key_size) == (2, 4, 16)
+    assert (layer.num_heads, layer.num_query_heads, layer.key_size) == (2, 4, 32)
     assert [layer.num_heads for layer in found.layers_on_rank(2)] == [1, 1, 1]
     assert (found.continuous_problem, found.continuous_tried) == ("", True)
 

@@ -7,8 +7,13 @@ import torch
 from transformers import AutoConfig, LlamaConfig
 
 from raydsinfer.engines.model import build_meta
-from raydsinfer.planning.shares import parameters_by_rank
+from raydsinfer.planning.shares import parameters_by_rank, quantised_by_rank
 from tests.unit.planning.facts import model
+
+SMOLLM2 = LlamaConfig(
+    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+    num_key_value_heads=3, tie_word_embeddings=True,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -17,12 +22,15 @@ from tests.unit.planning.facts import model
     [(1, 134_515_008), (2, 101_583_168), (3, 73_173_312)],
 )
 def test_smollm2(num_ranks: int, reported: int) -> None:
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, tie_word_embeddings=True,
-    )  # fmt: skip
-    built: Any = build_meta(config, torch.float16)
+    built: Any = build_meta(SMOLLM2, torch.float16)
     assert parameters_by_rank(built, "autotp", num_ranks)[0] == reported
+
+
+@pytest.mark.parametrize(("num_ranks", "megabytes"), [(1, 220), (2, 234)])
+def test_smollm2_in_int8_takes_what_an_engine_reported(num_ranks: int, megabytes: int) -> None:
+    built: Any = build_meta(SMOLLM2, torch.float16)
+    whole, quantised = (f(built, "autotp", num_ranks)[0] for f in (parameters_by_rank, quantised_by_rank))
+    assert (4 * whole - 3 * quantised) / 1e6 == pytest.approx(megabytes, rel=0.01)  # activations in float32 on a CPU
 
 
 def test_no_rank_holds_less_than_its_share() -> None:
