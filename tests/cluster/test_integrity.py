@@ -74,15 +74,23 @@ def test_resharded_weights_are_the_same_bits_on_every_rank(tmp_path: Path, tp_si
         reshard_files(directory, cut, settings, origin={}, rules=lambda rules=rules: rules)
         # By slice, by DeepSpeed from the whole model in memory, and as cut beforehand.
         cases += [(str(directory), {}), (str(directory), {"use_meta_tensor": False}), (str(cut), {})]
-        if directory.name == "opt" and tp_size < 3:
-            injected = {"kernel_inject": True}
-            cases += [(str(directory), injected), (str(directory), {**injected, "use_meta_tensor": False})]
-            cases.append((str(cut), injected))
     for rank, found in enumerate(run_on_ranks(tp_size, digests, cases, timeout_s=200)):
         for at in range(0, len(cases), 3):
             by_slice, by_deepspeed, cut_before = found[at : at + 3]
             assert by_slice == by_deepspeed, (rank, cases[at])
             assert by_slice == cut_before, (rank, cases[at])
+
+
+@pytest.mark.slow
+def test_resharded_weights_are_the_same_bits_in_fused_layers(tmp_path: Path) -> None:
+    whole, cut = write_tiny_model("opt", tmp_path / "opt"), tmp_path / "cut"
+    [rules] = rules_of([whole], 2)
+    reshard_files(whole, cut, checked_settings("ranks", 2, None, "40KB"), origin={}, rules=lambda: rules)
+    cases: list[tuple[Path, dict[str, Any]]] = [(whole, {}), (whole, {"use_meta_tensor": False}), (cut, {})]
+    # Kernel injection takes a process for itself.
+    found = [run_on_ranks(2, digests, [(str(path), {"kernel_inject": True, **form})]) for path, form in cases]
+    assert found[0] == found[1]
+    assert found[0] == found[2]
 
 
 @pytest.mark.slow
