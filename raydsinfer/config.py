@@ -352,8 +352,9 @@ class GangConfig(Settings):
     Args:
         placement_timeout_s: Seconds to wait for free nodes and GPUs
             (``RAYDSINFER_PLACEMENT_TIMEOUT_S``, 600: an autoscaler needs minutes for a GPU node).
-        start_timeout_s: Seconds for processes, rendezvous and loading the weights
-            (``RAYDSINFER_START_TIMEOUT_S``, 3600: OPT-66b from a cold disk takes most of one).
+        start_timeout_s: Seconds for processes, rendezvous, loading the weights and comparing with transformers
+            (``RAYDSINFER_START_TIMEOUT_S``, 7200: OPT-66b from a cold disk takes most of an hour, and the comparison
+            reads it once more).
         call_timeout_s: Seconds for one batch, or for some steps of continuous batching
             (``RAYDSINFER_CALL_TIMEOUT_S``, 1800: a hung collective must not hold the GPUs for a night).
         first_step_timeout_s: Seconds without progress until the first token of a call, or while the gang starts
@@ -369,7 +370,7 @@ class GangConfig(Settings):
     placement_timeout_s: float = Field(
         default_factory=lambda: _from_environment("RAYDSINFER_PLACEMENT_TIMEOUT_S", 600), gt=0
     )
-    start_timeout_s: float = Field(default_factory=lambda: _from_environment("RAYDSINFER_START_TIMEOUT_S", 3600), gt=0)
+    start_timeout_s: float = Field(default_factory=lambda: _from_environment("RAYDSINFER_START_TIMEOUT_S", 7200), gt=0)
     call_timeout_s: float = Field(default_factory=lambda: _from_environment("RAYDSINFER_CALL_TIMEOUT_S", 1800), gt=0)
     first_step_timeout_s: float = Field(
         default_factory=lambda: _from_environment("RAYDSINFER_FIRST_STEP_TIMEOUT_S", 900), gt=0

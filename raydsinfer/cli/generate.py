@@ -28,6 +28,7 @@ from raydsinfer.cli.results import Tally, conformed, result_schema
 from raydsinfer.cli.shape import GangShape
 from raydsinfer.cli.summary import Summary
 from raydsinfer.engines.base import EngineSpec
+from raydsinfer.engines.families import check_stored_form
 from raydsinfer.errors import ClusterCapacityError
 from raydsinfer.groups.placement import capacity_error, gang_request, read_nodes, why_impossible
 from raydsinfer.rows.answers import ATTEMPTS_COLUMN
@@ -71,10 +72,15 @@ def check_files(spec: EngineSpec, num_ranks: int) -> None:
     Raises:
         CheckpointError: The directory has no weights, or not all of them, or files that are not what they say, or
             weights that were cut for another number of ranks.
+        UnsupportedError: DeepSpeed wrote the weights for its kernels, and the settings do without these.
     """
     directory = Path(spec.model).expanduser()
     if spec.config.engine != "echo" and directory.is_dir():
-        with TensorReader(describe(directory), tp_size=num_ranks):
+        description = describe(directory)
+        check_stored_form(description, kernels=spec.config.kernel_inject)
+        if description.form == "deepspeed":  # gangs of any size cut it anew
+            return
+        with TensorReader(description, tp_size=num_ranks):
             pass  # opens nothing yet, but knows for whom the weights were cut
 
 

@@ -34,16 +34,6 @@ _HINT = "Check config.json: DeepSpeed wrote the weights from another model, or a
 Layers = Sequence[tuple[str, nn.Module]]
 
 
-def require_kernels(description: Description, *, kernels: bool) -> None:
-    """Raise `UnsupportedError` if layers are not to be replaced by those that the weights are of."""
-    if not kernels:
-        raise UnsupportedError(
-            what=f"loading {description.directory} without kernel injection",
-            why=f"DeepSpeed wrote it for {description.tp_size} ranks of its fused layers, which only its kernels have",
-            instead="Use kernel_inject=True, or the original weights.",
-        )
-
-
 def filled_from_presharded(
     description: Description,
     model: Any,

@@ -23,7 +23,8 @@ from raydsinfer.engines.deepspeed_fill import Filler, fill_autotp, fill_injected
 from raydsinfer.engines.deepspeed_int8 import fill_int8, hold_int8, sliced_as_int8
 from raydsinfer.engines.deepspeed_kernels import adapters
 from raydsinfer.engines.deepspeed_kernels.injected_layer import injected_layers
-from raydsinfer.engines.deepspeed_presharded import filled_from_presharded, require_kernels
+from raydsinfer.engines.deepspeed_presharded import filled_from_presharded
+from raydsinfer.engines.families import check_stored_form
 from raydsinfer.engines.int8.replace import replace_linears
 from raydsinfer.engines.meter import Meter
 
@@ -87,7 +88,7 @@ def _filled(
     """A model that was built without memory, replaced by DeepSpeed, and then filled by slices."""
     description, scratch = describe(directory), cache_directory(config.hf_home) / "converted"
     if description.form == "deepspeed":
-        require_kernels(description, kernels=kernels)
+        check_stored_form(description, kernels=kernels)
         model = models.build_meta(model_config, dtype, trust_remote_code=config.trust_remote_code)
         replace = partial(replaced, config=config, context=context, dtype=dtype, kernels=True)
         return filled_from_presharded(description, model, context, replace=replace, scratch=scratch, meter=meter)

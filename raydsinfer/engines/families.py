@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from raydsinfer.checkpoints.weights.description import Description
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines import kernel_limits
 from raydsinfer.errors import InvalidSettingError, UnsupportedError
@@ -162,4 +163,22 @@ def check_autotp(model_config: Any, world_size: int) -> None:
             what=f"{family} on {world_size} ranks",
             why=f"its {heads} key-value heads leave some ranks without any",
             instead=f"Use num_workers={heads} or fewer.",
+        )
+
+
+def check_stored_form(description: Description, *, kernels: bool) -> None:
+    """Whether weights can be loaded with or without kernel injection.
+
+    Args:
+        description: The weights.
+        kernels: Whether layers are replaced by DeepSpeed's fused ones.
+
+    Raises:
+        UnsupportedError: DeepSpeed wrote them, of its fused layers, and there will be none.
+    """
+    if description.form == "deepspeed" and not kernels:
+        raise UnsupportedError(
+            what=f"loading {description.directory} without kernel injection",
+            why=f"DeepSpeed wrote it for {description.tp_size} ranks of its fused layers, which only its kernels have",
+            instead="Use kernel_inject=True, or the original weights.",
         )

@@ -142,8 +142,9 @@ def _whole(directory: Path, dtypes: Sequence[torch.dtype], batches: Batches, tru
                 model = model.to(dtype)
             logits = [model(input_ids=token_ids, use_cache=False).logits for token_ids, _ in batches]
             found.append([whole[:, positions] for whole, (_, positions) in zip(logits, batches, strict=True)])
-    except UnsupportedError:
-        raise
+    except UnsupportedError as error:
+        what = "a reference for these weights"
+        raise UnsupportedError(what=what, why=error.why, instead="Use verify='off'.") from error
     except Exception as error:
         why = f"transformers cannot compute it ({summary_of(error)})"
         raise UnsupportedError(what="a reference with the whole model", why=why, instead=instead) from error

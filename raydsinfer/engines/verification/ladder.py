@@ -45,6 +45,9 @@ def next_rung(rung: Rung, config: EngineConfig, num_ranks: int) -> tuple[Rung, E
         config: The settings that it had.
         num_ranks: Ranks of the gang. Only one can do without DeepSpeed.
     """
+    if rung == "kernel injection":
+        # What lies there, or was just written, is of the kernels' own form.
+        config = config.replaced({"save_mp_checkpoint_path": None})
     for lower in LADDER[LADDER.index(rung) + 1 :]:
         if lower in _SETTINGS and _is_possible(lower, config, num_ranks):
             return lower, config.replaced(_SETTINGS[lower])

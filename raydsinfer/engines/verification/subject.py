@@ -78,9 +78,10 @@ class Subject:
         always = {*_as_list(own.eos_token_id), *_as_list(own.suppress_tokens)}
         forbidden: list[Collection[int]] = [always] * num_new_tokens
         forbidden[0] = always | set(_as_list(own.begin_suppress_tokens))
+        every = set(range(self.vocab_size))
         if forced := _as_list(own.forced_eos_token_id):
-            forbidden[-1] = set(range(self.vocab_size)) - set(forced)
-        return forbidden
+            forbidden[-1] = every - set(forced)
+        return [every.intersection(tokens) for tokens in forbidden]  # some models name ends that they do not have
 
 
 def _as_list(value: int | list[int] | None) -> list[int]:

@@ -35,6 +35,12 @@ def test_from_top_to_bottom():
     assert (config.kernel_inject, config.ds_inference, config.batching) == (False, True, "static")
 
 
+def test_what_the_kernels_keep_in_their_own_form_stays_behind():
+    steps, config = walk("kernel injection", 1, kernel_inject=True, save_mp_checkpoint_path="/weights/cut")
+    assert steps == ["continuous AutoTP", "static AutoTP", "static plain"]
+    assert config.save_mp_checkpoint_path is None
+
+
 def test_only_what_the_settings_allow():
     assert walk("continuous AutoTP", 2)[0] == ["static AutoTP"]
     assert walk("static AutoTP", 2, batching="static")[0] == []
