@@ -144,6 +144,15 @@ def test_weights_that_were_cut_for_others() -> None:
     assert "cut for 4 ranks, not 2" in problems(plan)
 
 
+def test_weights_in_the_form_of_the_kernels_go_to_any_number_of_ranks() -> None:
+    facts = replace(model("opt"), stored=Stored(form="deepspeed", num_files=4, num_bytes=1, tp_size=4))
+    kernels = make_plan(wanted({"kernel_inject": True}, num_ranks=2), facts, cluster(node("a")))
+    assert (kernels.verdict.possible, problems(kernels)) == (True, "")
+    auto = make_plan(wanted(num_ranks=2), facts, cluster(node("a")))
+    assert "fused layers, which only its kernels have -> Use kernel_inject=True" in problems(auto)
+    assert "--kernel-inject" in next_commands(auto)[0]
+
+
 def test_a_model_that_has_to_be_fetched_first() -> None:
     plan = planned(cluster(node("a", missing_bytes=10**9)), {"hf_home": "/data/hf", "revision": "v1"})
     fetch, generate = next_commands(plan, address="10.0.0.1:6379")
