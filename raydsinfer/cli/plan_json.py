@@ -63,6 +63,6 @@ def plan_json(plan: Plan, *, address: str | None = None) -> dict[str, Any]:
         "next": {
             "commands": next_commands(plan, address=address),
             "settings": next_settings(plan),
-            "code": next_code(plan),
+            "code": next_code(plan, address=address),
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,10 +80,10 @@ def assumed_gpu(name: str | None, memory_gib: float | None) -> Gpu | None:
         memory_gib: Its memory, where that is known better.
 
     Raises:
-        InvalidSettingError: A name that is not known, without memory; or no memory.
+        InvalidSettingError: A name that is not known; or no memory, or endless memory.
     """
-    if memory_gib is not None and memory_gib <= 0:
-        raise InvalidSettingError(name="--gpu-memory-gib", value=memory_gib, expected="more than 0")
+    if memory_gib is not None and not (math.isfinite(memory_gib) and memory_gib > 0):
+        raise InvalidSettingError(name="--gpu-memory-gib", value=memory_gib, expected="a number that is more than 0")
     total = None if memory_gib is None else int(memory_gib * _GIB)
     if name is None:
         return None if total is None else Gpu(total_bytes=total, assumed=True)

@@ -10,6 +10,7 @@ import ray
 from ray.util.placement_group import placement_group_table
 
 from raydsinfer.errors import summary_of
+from raydsinfer.planning.command_lines import without_arguments
 
 _JOB_DIGITS = 8  # of Ray's ids of groups and actors: the last ones are those of their job
 _ALIVE = 2  # `ActorTableData.ActorState`
@@ -24,7 +25,7 @@ class Holder:
         node_id: Of the node.
         num_gpus: How many.
         who: In words.
-        job: What its job runs; empty if that is not known.
+        job: What its job runs, without arguments; empty if that is not known.
     """
 
     node_id: str
@@ -114,7 +115,7 @@ def _by_groups(held: Held) -> Iterator[Holder]:
             who = f"placement group {group.name or group.group_id[:8]} with {kinds}" + (
                 f" (pid {pids})" if pids else ""
             )
-            job = held.jobs.get(group.group_id[-_JOB_DIGITS:], "")
+            job = without_arguments(held.jobs.get(group.group_id[-_JOB_DIGITS:], ""))
             yield Holder(node_id=node_id, num_gpus=num_gpus, who=who, job=job)
 
 
@@ -122,7 +123,7 @@ def _by_actors(held: Held) -> Iterator[Holder]:
     for actor in held.actors:
         if actor.num_gpus:
             who = f"actor {actor.name or actor.kind} (pid {actor.pid})"
-            job = held.jobs.get(actor.actor_id[-_JOB_DIGITS:], "")
+            job = without_arguments(held.jobs.get(actor.actor_id[-_JOB_DIGITS:], ""))
             yield Holder(node_id=actor.node_id, num_gpus=actor.num_gpus, who=who, job=job)
 
 

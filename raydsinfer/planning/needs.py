@@ -26,7 +26,9 @@ class Need:
         node: Name of the node.
         num_ranks: That would run there.
         host_bytes: Host memory of these ranks.
-        disk_bytes: To fetch the model, and to write what settings ask for.
+        disk_bytes: To fetch the model, and to write what settings ask for. Not counted: the space that files of
+            DeepSpeed's form (`save_mp_checkpoint_path` with `kernel_inject`) take once more while they are written;
+            how much that is depends on how its layers fuse the weights, and the gang looks for it before it writes.
         problems: Why there is not enough, or the model cannot be read.
     """
 

@@ -56,19 +56,30 @@ def next_commands(plan: Plan, *, address: str | None = None) -> list[str]:
     return commands
 
 
-def next_code(plan: Plan) -> str:
-    """The same in Python; empty if nothing will do."""
+def next_code(plan: Plan, *, address: str | None = None) -> str:
+    """The same in Python; empty if nothing will do.
+
+    Args:
+        plan: The plan.
+        address: As for `next_commands`.
+    """
     if not next_commands(plan):
         return ""
     settings = "".join(f", {name}={value!r}" for name, value in next_settings(plan).items()).removeprefix(", ")
     gangs = len(plan.placed)
+    scaling = f"num_workers={plan.num_ranks}, use_gpu={plan.wanted.use_gpu}"
+    if plan.wanted.placement_strategy != "PACK":
+        scaling += f", placement_strategy={plan.wanted.placement_strategy!r}"
+    if plan.wanted.accelerator_type:
+        scaling += f", accelerator_type={plan.wanted.accelerator_type!r}"
+    connect = f"ray.init(address={address!r})\n" if address else ""
     return (
         "import ray\n"
         "from ray.train import ScalingConfig\n"
         "from raydsinfer import BatchPredictor, DeepSpeedCheckpoint, DeepSpeedPredictor, EngineConfig\n\n"
-        f"checkpoint = DeepSpeedCheckpoint.from_pretrained(\n"
+        f"{connect}checkpoint = DeepSpeedCheckpoint.from_pretrained(\n"
         f"    {without_secrets(plan.wanted.model)!r}, EngineConfig({settings}))\n"
-        f"scaling = ScalingConfig(num_workers={plan.num_ranks}, use_gpu={plan.wanted.use_gpu})\n"
+        f"scaling = ScalingConfig({scaling})\n"
         f"predictor = BatchPredictor.from_checkpoint(checkpoint, DeepSpeedPredictor, scaling_config=scaling)\n"
         f"dataset = ray.data.read_json({_INPUT!r})\n"
         f"predictor.predict(dataset, min_scoring_workers={gangs}, max_scoring_workers={gangs})"

@@ -88,7 +88,8 @@ def _on_weights(model: ModelFacts, num_ranks: int) -> Iterator[Problem]:
     if model.stored_problem:
         cure = "Give the directory that save_pretrained wrote, or the name of a model that can be fetched."
         yield Problem(what=f"weights: {model.stored_problem}", cure=cure)
-    if model.stored and model.stored.tp_size not in (None, num_ranks):
+    # DeepSpeed's own form is cut anew for gangs of any size.
+    if model.stored and model.stored.form == "ranks" and model.stored.tp_size not in (None, num_ranks):
         yield Problem(
             what=f"the weights were cut for {model.stored.tp_size} ranks, not {num_ranks}",
             cure=f"Use {model.stored.tp_size}, or cut the original weights anew: raydsinfer reshard SRC DST "

@@ -18,9 +18,9 @@ def parameters_by_rank(model: Any, mode: str, num_ranks: int) -> list[int]:
     """Parameters on each rank, by world rank.
 
     Attention is cut by key-value heads, other matrices of the repeated layers by heads or by blocks of columns, the
-    output head (under AutoTP) by blocks of columns; kernels cut evenly. Embeddings and norms are whole on every
-    rank. Biases are reckoned as whole, though some are cut. Checked against what engines report
-    (tests/cluster/test_planning.py): exact for Llama, within a hundredth for OPT and GPT-NeoX.
+    output head (under AutoTP) by blocks of columns; kernels cut evenly, and repeat shared key-value heads. Embeddings
+    and norms are whole on every rank. Biases are reckoned as whole, though some are cut. Checked against what engines
+    report (tests/cluster/test_planning.py): exact for Llama, within a hundredth for OPT and GPT-NeoX.
 
     Args:
         model: A transformers model; its parameters need no memory.
@@ -68,11 +68,16 @@ def kv_heads(config: Any) -> int:
 def _shares(
     name: str, parameter: nn.Parameter, is_in_layer: bool, config: Any, mode: str, num_ranks: int
 ) -> list[float]:
-    if num_ranks == 1 or not is_in_layer or parameter.dim() != 2:
+    if not is_in_layer or parameter.dim() != 2:
         return [1.0] * num_ranks
-    if mode == "kernel_inject":
-        return [1 / num_ranks] * num_ranks
     heads, size = kv_heads(config), max(parameter.shape)
+    if mode == "kernel_inject":
+        # The kernels have a key-value head for each query head: those that are shared are repeated.
+        shared = name.endswith(("k_proj.weight", "v_proj.weight"))
+        repeats = config.get_text_config().num_attention_heads // heads if shared else 1
+        return [repeats / num_ranks] * num_ranks
+    if num_ranks == 1:
+        return [1.0]
     words = ".".join(name.split(".")[-3:-1])  # what DeepSpeed knows of the name
     if "att" in name or (size % heads == 0 and not any(word in words for word in _BY_GRAIN)):
         return [(heads // num_ranks + (rank < heads % num_ranks)) / heads for rank in range(num_ranks)]

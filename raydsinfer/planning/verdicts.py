@@ -9,6 +9,7 @@ from typing import Any, Literal
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.capabilities import dtype_problem
 from raydsinfer.engines.families import Mode, choose_mode
+from raydsinfer.engines.int8.replace import require_float_weights, require_linears
 from raydsinfer.errors import ConfigurationError, InvalidSettingError, UnsupportedError
 from raydsinfer.planning.gpus import Gpu, dotted
 from raydsinfer.planning.model import ModelFacts
@@ -152,6 +153,8 @@ def engine_verdict(model: ModelFacts, config: EngineConfig, place: Place, engine
     found = (
         _by_settings(model, config, place, engine, dtype)
         or _by_model(model, engine)
+        or _by_weights(model, config, engine)
+        or _by_int8(model, dtype)
         or _by_gpus(place, dtype)
         or _by_nodes(place, engine)
     )
@@ -179,11 +182,38 @@ def _by_model(model: ModelFacts, engine: Engine) -> _Against | None:
     return None
 
 
+def _by_weights(model: ModelFacts, config: EngineConfig, engine: Engine) -> _Against | None:
+    """What weights that were cut for ranks go with."""
+    if model.stored is None or model.stored.form not in ("ranks", "deepspeed"):
+        return None
+    if model.stored.form == "deepspeed" and engine != "kernel_inject":
+        why = f"DeepSpeed wrote the weights for {model.stored.tp_size} ranks of its fused layers"
+        return False, f"{why}, which only its kernels have", "Use kernel_inject=True, or the original weights."
+    why = f"the weights were cut for {model.stored.tp_size} ranks, which transformers cannot read"
+    if engine == "plain":
+        return False, why, "Use ds_inference=True, or the original weights."
+    if not config.use_meta_tensor:
+        return False, why, "Use use_meta_tensor=True, or the original weights."
+    return None
+
+
+def _by_int8(model: ModelFacts, dtype: str) -> _Against | None:
+    """The engine's own rules, on the model without weights."""
+    if dtype != "int8":
+        return None
+    try:
+        require_float_weights(model.config)
+        require_linears(model.built)
+    except UnsupportedError as error:
+        return False, error.why, error.instead
+    return None
+
+
 def _by_gpus(place: Place, dtype: str) -> _Against | None:
     if not place.use_gpu:
-        if dtype == "float32":
+        if dtype in ("float32", "int8"):
             return None
-        return None, "CPU ranks were tested in float32 only", "Use dtype='float32'."
+        return None, "CPU ranks were tested in float32 and int8 only", "Use dtype='float32'."
     for gpu in place.gpus:
         if gpu.capability is not None and (problem := dtype_problem(dtype, gpu.capability)):
             which = f" ({gpu.name or 'GPU'}: {dotted(gpu.capability)})" if len(set(place.gpus)) > 1 else ""

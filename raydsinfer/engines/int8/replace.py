@@ -38,6 +38,15 @@ def require_float_weights(model_config: Any) -> None:
     )
 
 
+def require_linears(model: nn.Module) -> None:
+    """Look whether int8 would be of use to a model that nothing has sliced; its parameters need no memory.
+
+    Raises:
+        UnsupportedError: Linear layers are less than half of the decoder layers.
+    """
+    _require_share(model, [path for path, layer in _within_layers(model) if type(layer) is nn.Linear])
+
+
 def int8_layers(model: nn.Module) -> dict[str, Int8Linear]:
     """The layers of a model that are held in int8, by path, in order."""
     return {path: module for path, module in model.named_modules() if isinstance(module, Int8Linear)}

@@ -105,6 +105,7 @@ def test_for_machines() -> None:
     assert found["next"]["settings"] == {"dtype": "float16"}
     assert found["next"]["commands"][0].endswith("--address 10.0.0.1:6379")
     compile(found["next"]["code"], "next", "exec")
+    assert "ray.init(address='10.0.0.1:6379')" in found["next"]["code"]
 
 
 def test_equal_gangs_are_one_line() -> None:

@@ -34,8 +34,12 @@ def test_what_the_user_says_of_memory_counts() -> None:
 def test_gpus_that_nobody_knows() -> None:
     with pytest.raises(InvalidSettingError, match=r"--gpu='RTX 9999'.*one of P100, .*T4.*--gpu-memory-gib"):
         assumed_gpu("RTX 9999", None)
-    with pytest.raises(InvalidSettingError, match="more than 0"):
-        assumed_gpu("T4", 0.0)
+
+
+@pytest.mark.parametrize("memory_gib", [0.0, -1.0, float("nan"), float("inf")])
+def test_memory_that_is_none(memory_gib: float) -> None:
+    with pytest.raises(InvalidSettingError, match=r"--gpu-memory-gib=.*more than 0"):
+        assumed_gpu("T4", memory_gib)
 
 
 def test_names_that_drivers_give() -> None:

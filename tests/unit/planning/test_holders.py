@@ -13,14 +13,14 @@ def test_groups_actors_and_what_is_left() -> None:
     held = Held(
         groups=(group,),
         actors=(actor("Worker", 0, group.group_id), actor("Hog", 1.0, name="lonely", node_id="n2", pid=9)),
-        jobs={JOB: "python train.py"},
+        jobs={JOB: "python train.py --token hf_x https://u:hf_x@host"},
     )
     first, second, third, fourth = who_holds(held, {"n1": 2.0, "n2": 2.5})
     assert (first.num_gpus, first.who) == (2, "placement group abcdef01 with Worker (pid 7)")
     assert (second.num_gpus, second.who) == (1, "placement group abcdef01 with nothing that runs")
-    assert (third.num_gpus, third.who, third.job) == (1, "actor lonely (pid 9)", "python train.py")
+    assert (third.num_gpus, third.who, third.job) == (1, "actor lonely (pid 9)", "python train.py …")
     assert (fourth.node_id, fourth.num_gpus, "dashboard" in fourth.who) == ("n2", 0.5, True)
-    assert {holder.job for holder in (first, second)} == {"python train.py"}
+    assert {holder.job for holder in (first, second)} == {"python train.py …"}
 
 
 def test_nobody() -> None:

@@ -109,6 +109,21 @@ def test_an_accelerator_type_leaves_the_others_out() -> None:
     assert "--accelerator-type A100" in next_commands(plan)[0]
 
 
+def test_code_places_gangs_as_the_command_does() -> None:
+    on = cluster(node("a"))
+    kind = replace(on.resources[0], total={**on.resources[0].total, "accelerator_type:A100": 1.0},
+                   free={**on.resources[0].free, "accelerator_type:A100": 1.0})  # fmt: skip
+    plan = planned(replace(on, resources=(kind,)), accelerator_type="A100", placement_strategy="STRICT_PACK")
+    code = next_code(plan, address="10.0.0.1:6379")
+    compile(code, "next", "exec")
+    scaling = "ScalingConfig(num_workers=1, use_gpu=True, placement_strategy='STRICT_PACK', accelerator_type='A100')"
+    assert scaling in code
+    assert "ray.init(address='10.0.0.1:6379')\n" in code
+    plain = next_code(planned(cluster(node("a"))))
+    assert "ScalingConfig(num_workers=1, use_gpu=True)\n" in plain
+    assert "ray.init" not in plain
+
+
 def test_a_gpu_that_nobody_tells_of() -> None:
     plan = planned(cluster(node("a", (UNKNOWN,) * 2)))
     assert (plan.num_ranks, plan.memory.largest_batch, problems(plan)) == (1, None, "")
@@ -127,6 +142,15 @@ def test_weights_that_were_cut_for_others() -> None:
     facts = replace(model(), stored=Stored(form="ranks", num_files=4, num_bytes=1, tp_size=4))
     plan = make_plan(wanted(num_ranks=2), facts, cluster(node("a")))
     assert "cut for 4 ranks, not 2" in problems(plan)
+
+
+def test_weights_in_the_form_of_the_kernels_go_to_any_number_of_ranks() -> None:
+    facts = replace(model("opt"), stored=Stored(form="deepspeed", num_files=4, num_bytes=1, tp_size=4))
+    kernels = make_plan(wanted({"kernel_inject": True}, num_ranks=2), facts, cluster(node("a")))
+    assert (kernels.verdict.possible, problems(kernels)) == (True, "")
+    auto = make_plan(wanted(num_ranks=2), facts, cluster(node("a")))
+    assert "fused layers, which only its kernels have -> Use kernel_inject=True" in problems(auto)
+    assert "--kernel-inject" in next_commands(auto)[0]
 
 
 def test_a_model_that_has_to_be_fetched_first() -> None:

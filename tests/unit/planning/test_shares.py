@@ -44,6 +44,17 @@ def test_no_rank_holds_less_than_its_share() -> None:
     assert len(set(parameters_by_rank(facts.built, "kernel_inject", 3))) == 1
 
 
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_kernels_have_a_key_value_head_for_each_query_head(num_ranks: int) -> None:
+    built: Any = build_meta(SMOLLM2, torch.float16)
+    without: Any = build_meta(LlamaConfig(**{**SMOLLM2.to_dict(), "num_key_value_heads": 9}), torch.float16)
+    assert parameters_by_rank(built, "kernel_inject", num_ranks) == parameters_by_rank(
+        without, "kernel_inject", num_ranks
+    )
+    one = parameters_by_rank(built, "kernel_inject", 1)[0]
+    assert one == parameters_by_rank(built, "plain", 1)[0] + 30 * 2 * 576 * (576 - 192)
+
+
 def test_a_model_without_a_head_of_its_own() -> None:
     built: Any = build_meta(AutoConfig.for_model("gpt2", n_embd=64, n_layer=1, n_head=4), torch.float16)
     assert parameters_by_rank(built, "plain", 1) == [sum(p.numel() for p in built.parameters())]

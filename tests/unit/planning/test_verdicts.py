@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from raydsinfer.config import EngineConfig
 from raydsinfer.errors import InvalidSettingError
-from raydsinfer.planning.model import ModelFacts
+from raydsinfer.planning.model import ModelFacts, Stored
 from raydsinfer.planning.verdicts import (
     DTYPES,
     ENGINES,
@@ -108,10 +110,45 @@ def test_int8_is_what_the_settings_say_of_it() -> None:
         assert found.why_not or found.possible is True
 
 
+def test_int8_is_for_linear_layers_in_floats() -> None:
+    assert verdicts(model("opt"), gpus(A100))["static", "int8"].possible is True
+    by_gpt2 = verdicts(model("gpt2"), gpus(A100))
+    assert by_gpt2["static", "float16"].possible is True
+    for engine in ("continuous", "static", "plain"):
+        assert by_gpt2[engine, "int8"].possible is False
+        assert "only linear layers are quantised, and those hold 0 of the" in by_gpt2[engine, "int8"].why_not
+    config = copy.copy(model("opt").config)
+    config.quantization_config = {"quant_method": "gptq"}
+    found = verdicts(replace(model("opt"), config=config), gpus(A100))["static", "int8"]
+    assert (found.possible, found.why_not) == (False, "its weights are quantised already (gptq)")
+
+
+def test_weights_in_the_form_of_the_kernels_are_for_nothing_else() -> None:
+    facts = replace(model("opt"), stored=Stored(form="deepspeed", num_files=1, num_bytes=1, tp_size=4))
+    found = verdicts(facts, gpus(A100))
+    assert {key for key, v in found.items() if v.possible} == {("kernel_inject", d) for d in DTYPES if d != "int8"}
+    refused = found["static", "int8"]
+    assert "DeepSpeed wrote the weights for 4 ranks of its fused layers" in refused.why_not
+    assert refused.instead == "Use kernel_inject=True, or the original weights."
+
+
+@pytest.mark.parametrize("form", ["ranks", "deepspeed"])
+def test_weights_that_were_cut_are_not_for_transformers(form: str) -> None:
+    facts = replace(model("opt"), stored=Stored(form=form, num_files=1, num_bytes=1, tp_size=1))
+    found = verdicts(facts, gpus(A100))
+    assert found["plain", "float16"].possible is False
+    assert found["kernel_inject", "float16"].possible is True
+    assert found["static", "float16"].possible is (form == "ranks")
+    whole = verdicts(facts, gpus(A100), use_meta_tensor=False)
+    assert {v.possible for v in whole.values()} == {False}
+    assert whole["kernel_inject", "float16"].instead == "Use use_meta_tensor=True, or the original weights."
+
+
 def test_cpu_ranks_are_tested_in_float32() -> None:
     found = verdicts(model("opt"), Place(num_ranks=2, use_gpu=False, nodes=(node(gpus=()),)))
     assert found["continuous", "float32"].possible is True
     assert found["continuous", "float16"].possible is None
+    assert found["continuous", "int8"].possible is True
     assert found["kernel_inject", "float32"].possible is True
 
 
