@@ -71,10 +71,13 @@ def families_table() -> str:
         "Uneven ranks",
         "dtype",
     )
-    rows = []
+    rows, floats = [], "float16, bfloat16, float32"
     for name, family in FAMILIES.items():
         sliced = not family.autotp_problem
         limits = (inspect.getdoc(family.kernels) or "").partition(":")[2].strip().rstrip(".") if family.kernels else ""
+        dtypes = floats
+        if sliced:  # int8 needs linear layers, as AutoTP does
+            dtypes += ", int8 (not with kernels)" if family.kernels else ", int8"
         rows.append(
             (
                 f"`{name}`",
@@ -85,10 +88,10 @@ def families_table() -> str:
                 "those that divide the heads" if family.kernels else "",
                 "up to its key-value heads" if sliced else "1",
                 "AutoTP" if sliced else "no",
-                "float16, bfloat16, float32",
+                dtypes,
             )
         )
-    rows.append(("others", "no", "may run, unchecked", "tried out at the start", "yes", "", "", "AutoTP", rows[0][-1]))
+    rows.append(("others", "no", "may run, unchecked", "tried out at the start", "yes", "", "", "AutoTP", floats))
     return _table(head, rows)
 
 

@@ -111,7 +111,7 @@ class DeepSpeedEngine:
             self._model = self._sharded(directory, model_config, dtype)
         if int8 and self._context.device != "cpu":
             with self._phase("int8_kernel"):
-                use_kernel(self._model)
+                use_kernel(self._model, self._context)
         self._read_generation_config(directory)
         if self._mode == "kernel_inject":
             with self._phase("warm_up"):

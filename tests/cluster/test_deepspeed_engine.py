@@ -101,7 +101,7 @@ def test_saved_end_tokens_and_frequencies_of_older_checkpoints(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_plain_mode_serves_what_autotp_refuses(tmp_path: Path) -> None:
+def test_plain_mode(tmp_path: Path) -> None:
     cases = [greedy_case(write_tiny_model(f, tmp_path / f), ds_inference=False) for f in ("gpt2", "bloom")]
     for case in run_ranks(1, answer, cases):
         assert_greedy(case)

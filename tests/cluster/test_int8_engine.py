@@ -43,7 +43,7 @@ def answer(context: RankContext, cases: list[tuple[str, dict[str, Any]]]) -> lis
 
     outcomes: list[Outcome | str] = []
     for model, settings in cases:
-        config = EngineConfig(**{"max_tokens": 128, "dtype": "int8", **settings})
+        config = EngineConfig(**{"max_tokens": 128, "dtype": "int8", "verify": "off", **settings})
         engine = DeepSpeedEngine(EngineSpec(model=model, config=config), context)
         try:
             report = engine.load()

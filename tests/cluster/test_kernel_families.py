@@ -14,6 +14,7 @@ from ray.train import ScalingConfig
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
 from raydsinfer.engines.base import EngineSpec, GenerateBatch
 from raydsinfer.engines.families import FAMILIES
+from raydsinfer.engines.resharding import checked_settings, reshard_directory
 from raydsinfer.errors import EngineError
 from raydsinfer.groups.worker_group import WorkerGroup
 from tests.engine_cases import NEW_TOKENS, Case, answer, fail_to_load, tokens
@@ -33,7 +34,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bloom": {"hidden_size": 96, "n_head": 6},
 }
 # Weights that were cut for AutoTP: its rows of query, key and value stand head by head, those of the kernels do not.
-RESHARDED = "gpt_neox"
+CUT_FOR_AUTOTP = "gpt_neox"
+# Weights that the gang writes at its start, in DeepSpeed's own form: here with shared heads.
+WRITTEN_FOR_KERNELS = "llama"
 WITH_KERNELS = [name for name, family in FAMILIES.items() if family.kernels]
 
 
@@ -75,9 +78,13 @@ def test_greedy_tokens_equal_transformers(tmp_path: Path, family: str, world_siz
     changes = VARIANTS.get(family, {}) if world_size == 1 else {}
     model = write_tiny_model(family, tmp_path / family, spread=0.3, **changes)
     settings: dict[str, Any] = {"kernel_inject": True, "use_meta_tensor": not whole, "max_tokens": MAX_TOKENS}
-    if (family, world_size) == (RESHARDED, 2):
-        settings["save_mp_checkpoint_path"] = str(tmp_path / "cut")
-    [case] = run_ranks(world_size, answer, [Case(str(model), settings, batches())])
+    loaded = model
+    if (family, world_size) == (CUT_FOR_AUTOTP, 2):
+        loaded = tmp_path / "cut"
+        reshard_directory(model, loaded, checked_settings("ranks", 2, None, "1GB"), origin={})
+    if (family, world_size, whole) == (WRITTEN_FOR_KERNELS, 2, False):
+        settings["save_mp_checkpoint_path"] = str(tmp_path / "written")
+    [case] = run_ranks(world_size, answer, [Case(str(loaded), settings, batches())])
     for (requests, generation), answers in zip(case.batches, case.answers, strict=True):
         expected = plain_greedy(model, requests, generation.get("max_new_tokens", NEW_TOKENS))
         assert tokens(answers) == expected, f"prompts of {[len(request) for request in requests]}"

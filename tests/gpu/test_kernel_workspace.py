@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.test_deepspeed_engine import Case, answer, tokens
+from tests.engine_cases import Case, answer, tokens
 from tests.gpu.ties import count_ties
 from tests.models import prompts, write_tiny_model
 from tests.ranks import run_ranks

@@ -36,6 +36,8 @@ def test_cells_follow_what_is_known_of_a_family(rows: dict[str, dict[str, str]],
     assert row["Kernel injection"].startswith("tested") == (family.kernels is not None)
     assert row["Ranks with kernels"] == ("those that divide the heads" if family.kernels else "")
     assert (row["AutoTP"] == "tested") == (row["Uneven ranks"] == "AutoTP") == (not family.autotp_problem)
+    assert ("int8" in row["dtype"]) == (name != "gpt2")  # which has no linear layers
+    assert ("not with kernels" in row["dtype"]) == (family.kernels is not None and name != "gpt2")
     assert (row["Continuous batching"] == "no") == (name in STATIC_ONLY)
 
 

@@ -58,11 +58,13 @@ def chosen_form(
         UnsupportedError: The dtype of the source is none that the layout can have.
         WeightsMismatchError: The model has no place for a tensor, so that nothing says how to cut it.
     """
-    known = rules() if settings.tp_size is not None and rules is not None else None
+    if settings.layout == "layers":
+        return _layers(description, plan_layers(_wanted(description, settings), settings.max_shard_bytes))
+    if rules is None:
+        raise ValueError(f"layout {settings.layout!r} needs rules that say how to cut")
+    known = rules()
     if isinstance(known, FusedRules):
         return _pickles(description, plan_pickles(known, description, settings), known)
-    if known is None:
-        return _layers(description, plan_layers(_wanted(description, settings), settings.max_shard_bytes))
     return _ranks(description, settings, known, origin)
 
 

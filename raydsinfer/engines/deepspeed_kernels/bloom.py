@@ -77,7 +77,7 @@ class Bloom(Adapter):
             raise UnsupportedError(
                 what="kernel_inject=True for bloom in float32 on a GPU",
                 why="DeepSpeed's float32 softmax leaves out alibi",
-                instead="Use dtype='float16' or 'bfloat16', or kernel_inject=False on one rank.",
+                instead="Use dtype='float16' or 'bfloat16', or kernel_inject=False.",
             )
 
     @contextmanager

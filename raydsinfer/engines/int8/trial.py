@@ -7,6 +7,8 @@ import logging
 import torch
 from torch import nn
 
+from raydsinfer.engines.base import RankContext
+from raydsinfer.engines.continuous.agreement import Agreement
 from raydsinfer.engines.int8.linear import Int8Linear
 from raydsinfer.engines.int8.product import KERNEL_ROWS, int8_linear
 from raydsinfer.engines.int8.replace import int8_layers
@@ -17,18 +19,23 @@ logger = logging.getLogger(__name__)
 _TOLERANCE = 0.02  # of the largest output: the kernel does not round weights to 16 bits, the product of floats does
 
 
-def use_kernel(model: nn.Module) -> bool:
-    """Let a model's int8 layers use the kernel if it gives right products here; returns whether it does.
+def use_kernel(model: nn.Module, context: RankContext) -> bool:
+    """Let a model's int8 layers use the kernel if it gives right products on all ranks; returns whether it does.
+
+    Layers that are not cut have to give the same products on each rank.
 
     Without it weights are made floats for each product: they still take half the memory, but each step takes longer
     than with float16.
 
     Args:
         model: On a GPU, its int8 layers filled.
+        context: Where this rank stands; all ranks of its gang call this.
     """
     layers = int8_layers(model)
-    if problem := kernel_problem(next(iter(layers.values()))):
-        logger.warning("int8 weights are made floats in every step, which is slower: %s", problem)
+    problem = kernel_problem(next(iter(layers.values())))
+    if Agreement(context).largest(bool(problem)):
+        why = problem or "another rank cannot use the kernel"
+        logger.warning("int8 weights are made floats in every step, which is slower: %s", why)
         return False
     for layer in layers.values():
         layer.kernel = True

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from raydsinfer.checkpoints.resharding.fused import FusedRules, FusedTensor, Region
-from raydsinfer.checkpoints.tensors import WHOLE
+from raydsinfer.checkpoints.tensors import WHOLE, Slice
 from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines import resharding
 from raydsinfer.engines.prepared import prepared_directory
 from raydsinfer.engines.resharding import checked_settings, reshard_directory
-from raydsinfer.errors import InvalidSettingError, OutputError
+from raydsinfer.errors import InvalidSettingError, OutputError, UnsupportedError
 from tests import synthetic
 
 LAYER = "model.layers.0.attn.weight"
@@ -71,11 +71,38 @@ def test_kernels_have_deepspeeds_own_form_made_for_them(tmp_path: Path, model: P
         prepared_directory(model, autotp, 3)
 
 
-def test_kernels_take_what_was_made_for_autotp(tmp_path: Path, model: Path) -> None:
+def test_kernels_take_what_was_made_for_autotp(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    halves = (Slice(0, ((0, 8),)), Slice(0, ((8, 16),)))
+    even = {name: halves if name == LAYER else (WHOLE, WHOLE) for name in synthetic.tensors()}
+    monkeypatch.setattr(resharding, "slice_rules_in_process", lambda *_, **__: even)
+    settings = {"save_mp_checkpoint_path": str(tmp_path / "ranks")}
+    made = prepared_directory(model, EngineConfig(**settings), 2)
+    assert prepared_directory(model, EngineConfig(**settings, kernel_inject=True), 2) == made
+    assert prepared_directory(made, EngineConfig(kernel_inject=True), 2) == made
+    assert describe(made).form == "ranks"
+
+
+def test_kernels_refuse_what_autotp_cut_unequally(tmp_path: Path, model: Path) -> None:
     settings = {"save_mp_checkpoint_path": str(tmp_path / "ranks")}
     made = prepared_directory(model, EngineConfig(**settings), 3)
-    assert prepared_directory(model, EngineConfig(**settings, kernel_inject=True), 3) == made
-    assert describe(made).form == "ranks"
+    says = r"attn.weight into \(3, 16\) and \(9, 16\) and \(5, 16\).*--layout deepspeed --tp 3\.$"
+    for directory, config in (
+        (model, EngineConfig(**settings, kernel_inject=True)),
+        (made, EngineConfig(kernel_inject=True)),
+    ):
+        with pytest.raises(UnsupportedError, match=says):
+            prepared_directory(directory, config, 3)
+
+
+@pytest.mark.parametrize(("dtype", "written"), [("float16", "float16"), ("auto", "bfloat16")])
+def test_kernels_have_weights_of_several_dtypes_written_in_one(tmp_path: Path, dtype: str, written: str) -> None:
+    state = synthetic.tensors(dtype="bfloat16")
+    state["model.norm.weight"] = state["model.norm.weight"].float()
+    mixed = synthetic.write(tmp_path / "mixed", state)
+    (mixed / "config.json").write_text('{"dtype": "bfloat16"}')
+    config = EngineConfig(save_mp_checkpoint_path=str(tmp_path / "ranks"), kernel_inject=True, dtype=dtype)
+    tensors = describe(prepared_directory(mixed, config, 3)).tensors.values()
+    assert {tensor.dtype for tensor in tensors} == {written}
 
 
 def test_ranks_are_made_from_layers_if_both_are_asked_for(tmp_path: Path, model: Path) -> None:

@@ -635,3 +635,8 @@ def test_memory_stays_flat(tmp_path: Path, large: Path, layout: str, dtype: str 
     assert sum(path.stat().st_size for path in large.glob("*.safetensors")) > model_bytes
     assert anonymous < 64 * 2**20, "less than the largest layer, so far under twice of it"
     assert anonymous + mapped < model_bytes * 2 // 3, "pages of the source are given back on the way"
+
+
+def test_a_cut_without_rules_is_not_made_up(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(ValueError, match="'ranks' needs rules"):
+        reshard_files(source, tmp_path / "target", RANKS, origin={})

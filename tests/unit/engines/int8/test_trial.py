@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from raydsinfer.engines.base import RankContext
+from raydsinfer.engines.continuous.agreement import Agreement
 from raydsinfer.engines.int8 import trial
 from raydsinfer.engines.int8.linear import Int8Linear
 from raydsinfer.engines.int8.trial import kernel_problem, use_kernel
@@ -20,7 +22,7 @@ def layer() -> Int8Linear:
 def test_where_the_kernel_cannot_run_weights_are_made_floats(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.ModuleList([layer(), layer()])
     with caplog.at_level(logging.WARNING):
-        assert not use_kernel(model)  # this is a CPU, and Triton may not even be installed
+        assert not use_kernel(model, RankContext())  # this is a CPU, and Triton may not even be installed
     assert [made.kernel for made in model] == [False, False]
     assert "made floats in every step" in caplog.text
 
@@ -36,6 +38,17 @@ def test_the_kernel_is_used_where_its_products_are_right(
     own = trial.int8_linear
     monkeypatch.setattr(trial, "int8_linear", products)
     model = nn.ModuleList([layer(), layer()])
-    assert use_kernel(model) is works
+    assert use_kernel(model, RankContext()) is works
     assert [made.kernel for made in model] == [works, works]
     assert ("differ" in kernel_problem(layer())) is not works
+
+
+def test_no_rank_uses_the_kernel_where_another_cannot(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trial, "kernel_problem", lambda _: "")
+    monkeypatch.setattr(Agreement, "largest", lambda _, number: max(number, 1.0))
+    model = nn.ModuleList([layer()])
+    assert not use_kernel(model, RankContext())
+    assert [made.kernel for made in model] == [False]
+    assert "another rank cannot" in caplog.text
