@@ -333,7 +333,7 @@ def test_unknown_attention_batches_statically_and_says_so(one_rank: dict[str, Ou
 def test_too_little_memory_for_one_sequence_is_said_at_the_start(
     one_rank: dict[str, Outcome], two_ranks: dict[str, Outcome]
 ) -> None:
-    # 3 layers, keys and values, 2 heads of 16 numbers of 4 bytes: 768 bytes a token, for 128 tokens and a page more.
+    # 3 layers, keys and values, 2 heads of 32 numbers of 4 bytes: 1,536 bytes a token, for 128 tokens and a page more.
     error = one_rank["small cache"].error
     assert error.startswith("EngineError")
     assert "one sequence of max_tokens=128 needs 221.2 kB" in error
