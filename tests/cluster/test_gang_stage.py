@@ -87,7 +87,7 @@ class PlacesItself(DeepSpeedPredictor):
 
 def test_two_gangs_share_one_block(tmp_path: Path) -> None:
     data = prompts(40, num_blocks=1)
-    out = gangs(PlacesItself, echo_delay_s=0.05).predict(data, keep_columns=["id"], batch_size=5, min_scoring_workers=2)
+    out = gangs(PlacesItself, echo_delay_s=0.4).predict(data, keep_columns=["id"], batch_size=5, min_scoring_workers=2)
     assert left_of_gangs()["placement groups"] == [], "predict() started something"
     rows = by_id(out)
     assert [row["output"] for row in rows] == [f"row {i}" for i in range(40)]
