@@ -12,7 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
-LEFT_TIMEOUT_S = 40.0  # three modules share two cores: an actor that is ended may wait for its turn
+LEFT_TIMEOUT_S = 30.0  # three modules share two cores: an actor that is ended may wait for its turn
 OBJECT_STORE_BYTES = 100 * 2**20
 
 # Ray Data starts these once a cluster and leaves them: they hold no CPU, no GPU and nothing of ours.

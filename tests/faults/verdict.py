@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tests.clusters import LEFT_TIMEOUT_S, left_of_gangs
+from tests.clusters import left_of_gangs
 from tests.faults.job import Job
 
 _SHARED_MEMORY = Path("/dev/shm")
+
+LEFT_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
