@@ -32,6 +32,7 @@ from raydsinfer.engines.families import Mode, choose_mode
 from raydsinfer.engines.generation import (
     CountSteps,
     StopStrings,
+    as_list,
     chosen_logprobs,
     generate_arguments,
     pad_left,
@@ -241,7 +242,7 @@ class DeepSpeedEngine:
     def _read_generation_config(self, directory: Path) -> None:
         generation = special_tokens(self._model.generation_config, directory)
         self._model.generation_config = generation
-        self._eos_ids = set(_as_list(generation.eos_token_id))
+        self._eos_ids = set(as_list(generation.eos_token_id))
         if generation.pad_token_id is not None:
             self._pad_id = generation.pad_token_id
         else:
@@ -355,9 +356,3 @@ def _engine_errors(doing: str, hint: str = "", *, memory_hint: str = _MEMORY_HIN
         # After an error on the device itself nothing works in this process any more.
         fatal = isinstance(error, torch.AcceleratorError)
         raise EngineError(doing=doing, reason=f"{type(error).__name__}: {error}", hint=hint, fatal=fatal) from error
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]

@@ -24,7 +24,7 @@ from raydsinfer.engines.base import RankContext
 from raydsinfer.engines.copying import Copier, Copy, reader_threads
 from raydsinfer.engines.deepspeed_fill import ignorable_names
 from raydsinfer.engines.deepspeed_kernels.injected_layer import injected_layers
-from raydsinfer.engines.deepspeed_layout import injected_layout
+from raydsinfer.engines.deepspeed_layout import InjectedLayout, injected_layout
 from raydsinfer.engines.deepspeed_slices import Shapes
 from raydsinfer.engines.meter import Meter
 from raydsinfer.errors import EngineError, UnsupportedError
@@ -73,11 +73,13 @@ def filled_from_presharded(
         model = replace(model)
         models.tie_again(model, tied)
         rank, world_size = context.world_rank, context.world_size
-        filler = _Filler(readers=readers, account=account, shapes=shapes, rank=rank, world_size=world_size)
         layers = injected_layers(model)
         layout = injected_layout(layers, shapes, rank, world_size)
         for _, layer in layers:
             layout.drop_others(layer)
+        filler = _Filler(
+            readers=readers, account=account, shapes=shapes, layout=layout, rank=rank, world_size=world_size
+        )
         sources = filler.sources(model, layers)
         account.close(ignorable)
         meter.start("weights", sum(parameter.nbytes for parameter in model.parameters()))
@@ -104,6 +106,7 @@ class _Filler:
         readers: The weights of each rank that they were written for.
         account: Which tensor belongs to which parameter.
         shapes: Shape of each of the model's parameters before layers were replaced.
+        layout: Of this rank's fused layers.
         rank: World rank.
         world_size: Number of ranks.
     """
@@ -111,6 +114,7 @@ class _Filler:
     readers: Sequence[TensorReader]
     account: Account
     shapes: Shapes
+    layout: InjectedLayout
     rank: int
     world_size: int
 
@@ -168,7 +172,7 @@ class _Filler:
             ) from error
 
     def _cut_anew(self, layers: Layers, sources: Mapping[str, str]) -> Iterator[Copy]:
-        want = injected_layout(layers, self.shapes, self.rank, self.world_size)
+        want = self.layout
         have = [
             injected_layout(
                 [(layers[0][0], self._stored(layers[0], rank, sources))], self.shapes, rank, self._stored_size

@@ -15,6 +15,7 @@ from deepspeed.module_inject.layers import LinearAllreduce, LinearLayer, TensorP
 from torch import nn
 
 from raydsinfer.checkpoints.tensors import WHOLE, Slice
+from raydsinfer.engines.fused_layout import ranges_of
 from raydsinfer.errors import UnsupportedError
 
 Shapes = Mapping[str, Sequence[int]]
@@ -62,16 +63,7 @@ def _layer_slice(path: str, layer: Any, leaf: str, shape: Sequence[int], rank: i
     finally:
         del layer.move
         layer.tp_index = before
-    return Slice(dim, _ranges(numbered.data.flatten().long()))
-
-
-def _ranges(indices: torch.Tensor) -> tuple[tuple[int, int], ...]:
-    """Consecutive indices as half-open ranges: 4, 5, 6, 0, 1 gives ``((4, 7), (0, 2))``."""
-    if not indices.numel():
-        return ()
-    breaks = (indices.diff() != 1).nonzero().flatten() + 1
-    runs = indices.tensor_split(breaks.tolist())
-    return tuple((int(run[0]), int(run[-1]) + 1) for run in runs)
+    return Slice(dim, ranges_of(numbered.data.flatten().long()))
 
 
 def _same(tensor: torch.Tensor) -> torch.Tensor:

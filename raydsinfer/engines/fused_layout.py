@@ -139,13 +139,16 @@ def _slice(shape: tuple[int, ...], numbers: torch.Tensor) -> Slice | None:
     if not torch.equal(rows, rows[:, :1].expand_as(rows)) or not torch.equal(columns, columns[:1].expand_as(columns)):
         return None
     kept = (rows[:, 0], columns[0])
-    by_dim = [Slice(dim, _ranges(indices)) for dim, indices in enumerate(kept[: len(shape)])]
+    by_dim = [Slice(dim, ranges_of(indices)) for dim, indices in enumerate(kept[: len(shape)])]
     cut = [part for part in (merged(part, shape) for part in by_dim) if part.dim is not None]
     if len(cut) > 1:
         return None
     return cut[0] if cut else Slice()
 
 
-def _ranges(indices: torch.Tensor) -> tuple[tuple[int, int], ...]:
+def ranges_of(indices: torch.Tensor) -> tuple[tuple[int, int], ...]:
+    """Consecutive indices as half-open ranges: 4, 5, 6, 0, 1 gives ``((4, 7), (0, 2))``."""
+    if not indices.numel():
+        return ()
     breaks = (indices.diff() != 1).nonzero().flatten() + 1
     return tuple((int(run[0]), int(run[-1]) + 1) for run in indices.tensor_split(breaks.tolist()))

@@ -166,3 +166,10 @@ def read_completion(
     ends = [end for end in (eos, stopped_at) if end is not None]
     size = min(ends, default=len(token_ids))
     return Completion(tuple(token_ids[:size]), "stop" if ends else "length", tuple(logprobs[:size]))
+
+
+def as_list(value: int | list[int] | None) -> list[int]:
+    """Special tokens, of which transformers has one, several or none, as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -11,6 +11,7 @@ import torch
 
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.base import Completion, EngineSpec, RankContext
+from raydsinfer.engines.generation import as_list
 from raydsinfer.engines.verification.canaries import Canary, canary_batches
 from raydsinfer.engines.verification.ladder import Rung
 
@@ -59,7 +60,7 @@ class Subject:
     def batches(self) -> list[list[Canary]]:
         """The canaries for it."""
         own = self.generation_config
-        special = [_as_list(token) for token in (own.bos_token_id, own.eos_token_id, own.pad_token_id)]
+        special = [as_list(token) for token in (own.bos_token_id, own.eos_token_id, own.pad_token_id)]
         return canary_batches(
             vocab_size=self.vocab_size,
             special_ids={token for tokens in special for token in tokens},
@@ -75,16 +76,10 @@ class Subject:
         force the last token.
         """
         own = self.generation_config
-        always = {*_as_list(own.eos_token_id), *_as_list(own.suppress_tokens)}
+        always = {*as_list(own.eos_token_id), *as_list(own.suppress_tokens)}
         forbidden: list[Collection[int]] = [always] * num_new_tokens
-        forbidden[0] = always | set(_as_list(own.begin_suppress_tokens))
+        forbidden[0] = always | set(as_list(own.begin_suppress_tokens))
         every = set(range(self.vocab_size))
-        if forced := _as_list(own.forced_eos_token_id):
+        if forced := as_list(own.forced_eos_token_id):
             forbidden[-1] = every - set(forced)
         return [every.intersection(tokens) for tokens in forbidden]  # some models name ends that they do not have
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
