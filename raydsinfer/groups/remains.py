@@ -19,6 +19,7 @@ from raydsinfer.groups.topology import Rank
 logger = logging.getLogger(__name__)
 
 _DEATH_TIMEOUT_S = 15.0  # a killed process with tens of GB of pinned memory takes seconds to vanish
+_OWN_END_S = 1.0  # a process that Ray asked to end needs milliseconds
 _ANSWER_TIMEOUT_S = _DEATH_TIMEOUT_S + 5.0  # a node that is alive starts a process in a second or two
 _POLL_S = 0.05
 
@@ -56,21 +57,30 @@ def end_remains(ranks: Sequence[Rank], *, everywhere: bool = True) -> tuple[str,
     return tuple(sorted(set(pids) - answered))
 
 
-def end_processes(pids: Collection[int], timeout_s: float = _DEATH_TIMEOUT_S) -> list[int]:
+def end_processes(
+    pids: Collection[int], timeout_s: float = _DEATH_TIMEOUT_S, own_end_s: float = _OWN_END_S
+) -> list[int]:
     """Kill the ranks of this node, if they are still there, and what is left of their process groups.
+
+    Ray ends an actor by asking its process. One that is killed before it took leave of Ray looks like a crash,
+    and Ray says so on the user's terminal.
 
     Args:
         pids: Process ids of ranks, each the leader of its process group (`lead_process_group`).
         timeout_s: Seconds to wait until all are gone.
+        own_end_s: Of these, the seconds that ranks have to end by themselves. Their children have none.
 
     Returns:
         Those that are still there.
     """
-    deadline = time.monotonic() + timeout_s
+    begin = time.monotonic()
+    deadline = begin + timeout_s
     while left := list(_left_of(pids)):
+        is_overdue = time.monotonic() - begin >= own_end_s
         for process in left:
-            with suppress(psutil.Error):
-                process.kill()
+            if is_overdue or process.pid not in pids:
+                with suppress(psutil.Error):
+                    process.kill()
         if time.monotonic() >= deadline:
             break
         time.sleep(_POLL_S)

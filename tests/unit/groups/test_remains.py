@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -60,6 +61,16 @@ def test_a_rank_that_is_still_there_is_ended_with_its_children(start):
     wait_for_title(leader, "ray::Worker.call")
     assert end_processes([leader.pid]) == []
     assert not is_running(leader.pid)
+    assert not is_running(child)
+
+
+def test_a_rank_that_is_ending_may_do_so_by_itself(start):
+    leader, child = start("ray::Worker")
+    wait_for_title(leader, "ray::Worker")
+    ending = threading.Timer(0.2, leader.terminate)
+    ending.start()
+    assert end_processes([leader.pid], own_end_s=60.0) == []
+    assert leader.wait() == -signal.SIGTERM
     assert not is_running(child)
 
 
