@@ -108,7 +108,9 @@ class EngineConfig(Settings):
     """How a gang holds and runs the model; the same on every rank.
 
     Args:
-        engine: ``deepspeed``, or ``echo``: a deterministic engine without a model, for rehearsals.
+        engine: ``deepspeed``; ``auto``, which is DeepSpeed, and turns on `kernel_inject` where that was measured to be
+            faster than what the model can do else, or is all that it can do; or ``echo``: a deterministic engine
+            without a model, for rehearsals.
         dtype: Of weights and activations. ``auto``: float32 on CPU; on GPU bfloat16 where the model
             was saved so and the GPU has it, else float16. ``int8``: the weights of decoder layers are rounded
             to 8 bits while they are loaded; activations are what ``auto`` gives.
@@ -160,7 +162,7 @@ class EngineConfig(Settings):
         echo_delay_s: Seconds that the echo engine takes for a batch, or for a step if it batches continuously.
     """
 
-    engine: Literal["deepspeed", "echo"] = "deepspeed"
+    engine: Literal["auto", "deepspeed", "echo"] = "deepspeed"
     dtype: Dtype = "auto"
     ds_inference: bool = True
     kernel_inject: bool = False

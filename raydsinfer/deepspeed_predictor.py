@@ -22,7 +22,7 @@ from raydsinfer.predictor import Predictor
 from raydsinfer.rows.answers import Answer
 from raydsinfer.rows.batches import cells
 from raydsinfer.rows.columns import InputColumns, kept_names, output_frame, output_table
-from raydsinfer.rows.limits import check_generation, must_be_static
+from raydsinfer.rows.limits import as_it_runs, changes_for, check_generation
 from raydsinfer.rows.request import Row
 from raydsinfer.serving.answering import RowAnswerer
 from raydsinfer.serving.recovering import RecoveringService
@@ -95,8 +95,8 @@ class DeepSpeedPredictor(Predictor):
 
     @property
     def _config(self) -> EngineConfig:
-        """The settings, with how the engine really batches instead of "auto"."""
-        return self._supervisor.spec.config.replaced({"batching": self.group.load_report.batching})
+        """The settings, with what the engine really does instead of "auto"."""
+        return as_it_runs(self._supervisor.spec.config, self.group.load_report)
 
     @classmethod
     def from_checkpoint(
@@ -143,7 +143,7 @@ class DeepSpeedPredictor(Predictor):
         own = DeepSpeedCheckpoint.from_checkpoint(checkpoint)
         # Against the engine's limits each call is checked, with its own settings on top of these.
         defaults = GenerationConfig(**generation)
-        spec = (own.replaced(batching="static") if must_be_static(own.spec.config, defaults) else own).spec
+        spec = own.replaced(**changes_for(own.spec.config, defaults)).spec
         # First what can fail without a gang.
         tokenizer = load_tokenizer(spec)
         scaling_config = scaling_config or ScalingConfig()

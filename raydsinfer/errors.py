@@ -27,6 +27,7 @@
     ├── NodeDiedError               a node's result: the process or the whole node ended
     ├── NodeTimeoutError            a node's result: it was not done in time
     └── EngineError                 DeepSpeed, transformers or torch failed on a rank
+        └── KernelBuildError        DeepSpeed's kernels cannot be built on its node
 
 Fields are typed, text is made in `__str__`, and every class survives pickling (Ray moves exceptions
 between processes).
@@ -536,6 +537,10 @@ class EngineError(RaydsinferError):
 
     def __str__(self) -> str:
         return f"{self.doing}: {self.reason}.{' ' + self.hint if self.hint else ''}"
+
+
+class KernelBuildError(EngineError):
+    """DeepSpeed's kernels cannot be built on a rank's node."""
 
 
 def summary_of(error: BaseException) -> str:

@@ -77,7 +77,8 @@ def check_files(spec: EngineSpec, num_ranks: int) -> None:
     directory = Path(spec.model).expanduser()
     if spec.config.engine != "echo" and directory.is_dir():
         description = describe(directory)
-        check_stored_form(description, kernels=spec.config.kernel_inject)
+        # "auto" takes the kernels where weights are of their form.
+        check_stored_form(description, kernels=spec.config.kernel_inject or spec.config.engine == "auto")
         if description.form == "deepspeed":  # gangs of any size cut it anew
             return
         with TensorReader(description, tp_size=num_ranks):

@@ -17,7 +17,7 @@ EXIT_CODES = (
     "Exit codes: 0 every gang could start now; 1 something stands against it; 2 wrong usage, settings or model; "
     "130 interrupted."
 )
-_HIDDEN = frozenset({"engine", "replace_method", "echo_fault", "echo_delay_s"})
+_HIDDEN = frozenset({"replace_method", "echo_fault", "echo_delay_s"})
 
 
 @with_flags({"engine": EngineConfig}, hidden=_HIDDEN)
@@ -129,7 +129,7 @@ def _settings(model: str, said: Mapping[str, Any]) -> EngineConfig:
         raise InvalidSettingError(
             name="engine",
             value="echo",
-            expected="'deepspeed': the echo engine has no model",
+            expected="'auto' or 'deepspeed': the echo engine has no model",
             hint="`raydsinfer generate --engine echo --dry-run` shows where its gangs would go.",
         )
     return config

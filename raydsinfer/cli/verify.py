@@ -21,7 +21,7 @@ EXIT_CODES = (
     "Exit codes: 0 right, if need be in another way than the one that was asked for; 1 not right, or failure; "
     "2 wrong usage, settings or golden file; 130 interrupted; 143 terminated."
 )
-_HIDDEN = frozenset({"verify", "engine", "seed", "replace_method", "echo_fault", "echo_delay_s"})
+_HIDDEN = frozenset({"verify", "seed", "replace_method", "echo_fault", "echo_delay_s"})
 
 
 @with_flags({"engine": EngineConfig, "gang": GangConfig}, hidden=_HIDDEN)

@@ -15,6 +15,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from raydsinfer.checkpoints.sources.fetch import local_directory
+from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.config import GenerationConfig
 from raydsinfer.engines import model as models
 from raydsinfer.engines.base import (
@@ -28,6 +29,7 @@ from raydsinfer.engines.base import (
     Pulse,
     RankContext,
 )
+from raydsinfer.engines.choice import choose_engine
 from raydsinfer.engines.families import Mode, choose_mode
 from raydsinfer.engines.generation import (
     CountSteps,
@@ -93,12 +95,16 @@ class DeepSpeedEngine:
             torch.cuda.set_device(self._context.device)
         torch.set_grad_enabled(False)
         with self._phase("fetch"):
-            directory = self._fetched()
+            self._original = self._fetched()
+            if self._config.engine == "auto":
+                self._choose_engine()
+            directory = self._prepared()
         trust = self._config.trust_remote_code
         with self._phase("config"):  # most of it is the import of transformers
             model_config = models.read_config(directory, trust_remote_code=trust)
-        self._mode = choose_mode(self._config, model_config, self._context.world_size)
         dtype = models.resolve_dtype(self._config.dtype, model_config, self._context.device)
+        gpu_dtype = self._gpu_dtype(dtype)
+        self._mode = choose_mode(self._config, model_config, self._context.world_size, gpu_dtype=gpu_dtype)
         int8 = self._config.dtype == "int8"
         if int8:
             require_float_weights(model_config)
@@ -142,6 +148,23 @@ class DeepSpeedEngine:
             verification=verification,
         )
 
+    def _choose_engine(self) -> None:
+        """Settle what the settings leave open; before anything is made of the weights, which depends on it."""
+        config = self._config
+        model_config = models.read_config(self._original, trust_remote_code=config.trust_remote_code)
+        choice = choose_engine(
+            config,
+            model_config,
+            self._context.world_size,
+            gpu_dtype=self._gpu_dtype(models.resolve_dtype(config.dtype, model_config, self._context.device)),
+            stored_form=describe(self._original).form,
+        )
+        self._config, self._note = choice.config, choice.why
+        self._spec = replace(self._spec, config=self._config)
+
+    def _gpu_dtype(self, dtype: torch.dtype) -> str | None:
+        return None if self._context.device == "cpu" else str(dtype).removeprefix("torch.")
+
     def _batch_continuously(self) -> None:
         """Set up continuous batching, where the model allows it or the settings insist."""
         from raydsinfer.engines.continuous.build import build_continuous
@@ -165,7 +188,7 @@ class DeepSpeedEngine:
                 error = UnsupportedError(what="continuous batching of this model", why=why, instead=instead)
             if asked_for:
                 raise error from None
-            self._note = f"static batching: {error.why}"
+            self._note = "; ".join(filter(None, [self._note, f"static batching: {error.why}"]))
 
     def _verified(self, dtype: torch.dtype) -> VerificationReport | None:
         """Compare what this engine generates with plain transformers, if there is anything to compare with."""
@@ -207,15 +230,15 @@ class DeepSpeedEngine:
             return completions
 
     def _fetched(self) -> Path:
-        """The model's directory on this node, brought here and resharded if the settings say so."""
-        config, context = self._config, self._context
+        """The model's directory on this node, brought here if it is elsewhere."""
+        revision, hf_home = self._config.revision, self._config.hf_home
         self._meter.start("fetch")
-        directory = local_directory(
-            self._spec.model, revision=config.revision, hf_home=config.hf_home, on_progress=self._meter.reach
-        )
-        self._original = directory
+        return local_directory(self._spec.model, revision=revision, hf_home=hf_home, on_progress=self._meter.reach)
+
+    def _prepared(self) -> Path:
+        """The directory to load from, which is made of the original if the settings say so."""
         self._meter.start("reshard")
-        return prepared_directory(directory, config, context.world_size, self._meter.reach)
+        return prepared_directory(self._original, self._config, self._context.world_size, self._meter.reach)
 
     def progress(self) -> LoadProgress:
         """See `Engine.progress`."""
@@ -268,7 +291,7 @@ class DeepSpeedEngine:
         generation = batch.generation
         if self._mode == "kernel_inject" and generation.num_beams > 1:
             raise UnsupportedError(
-                what="num_beams > 1 with kernel_inject=True",
+                what="num_beams > 1 with kernel injection",
                 why="the kernels' KV cache cannot be reordered",
                 instead="Use num_beams=1, or kernel_inject=False.",
             )

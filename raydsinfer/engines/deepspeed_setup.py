@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from raydsinfer.engines.base import RankContext
-from raydsinfer.errors import EngineError, RaydsinferError, UnsupportedError, summary_of
+from raydsinfer.errors import EngineError, KernelBuildError, RaydsinferError, UnsupportedError, summary_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ def prepare(context: RankContext, *, kernels: bool) -> None:
         kernels: Whether the fused kernels are needed: built on a GPU, replaced by PyTorch on a CPU.
 
     Raises:
-        EngineError: DeepSpeed cannot start here, or its kernels cannot be built.
+        EngineError: DeepSpeed cannot start here.
+        KernelBuildError: Its kernels cannot be built.
     """
     on_cpu = context.device == "cpu"
     if kernels:
@@ -72,7 +73,7 @@ def _build_kernels() -> None:
         "It takes nvcc of torch's CUDA version, a C++ compiler and ninja on each node; "
         "or use kernel_inject=False (automatic tensor parallelism)."
     )
-    with deepspeed_errors("building DeepSpeed's kernels", hint):
+    with deepspeed_errors("building DeepSpeed's kernels", hint, KernelBuildError):
         from deepspeed.ops.op_builder import InferenceBuilder
 
         InferenceBuilder().load(verbose=False)
@@ -125,8 +126,8 @@ def _staying(model: Any) -> Any:
 
 
 @contextlib.contextmanager
-def deepspeed_errors(doing: str, hint: str = "") -> Any:
-    """Turn what DeepSpeed raises (asserts, KeyErrors, …) into `EngineError`; its prints go to the log."""
+def deepspeed_errors(doing: str, hint: str = "", kind: type[EngineError] = EngineError) -> Any:
+    """Turn what DeepSpeed raises (asserts, KeyErrors, …) into an `EngineError`; its prints go to the log."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -134,7 +135,7 @@ def deepspeed_errors(doing: str, hint: str = "") -> Any:
     except RaydsinferError:
         raise
     except Exception as error:
-        raise EngineError(doing=doing, reason=reason_of(error), hint=hint) from error
+        raise kind(doing=doing, reason=reason_of(error), hint=hint) from error
     finally:
         if printed.getvalue().strip():
             logger.debug("%s: %s", doing, printed.getvalue().strip())

@@ -24,47 +24,50 @@ class Family:
     Args:
         kernels: There is an adapter for DeepSpeed's fused kernels; says of a configuration why they cannot
             compute it, or nothing if they can. None if there is no adapter.
+        kernels_on_gpu: Says of a configuration and a dtype why the compiled kernels cannot compute it, or nothing.
         autotp_problem: Why automatic tensor parallelism is refused; empty where it was checked token for
             token against transformers.
     """
 
     kernels: Callable[[Any], str] | None = None
+    kernels_on_gpu: Callable[[Any, str], str] = kernel_limits.any_dtype
     autotp_problem: str = ""
 
 
 # By `model_type` of config.json. A family that is not listed may run under AutoTP, unchecked.
 FAMILIES = {
     "opt": Family(kernels=kernel_limits.opt),
-    "gptj": Family(kernels=kernel_limits.gptj),
-    "gpt_neox": Family(kernels=kernel_limits.gpt_neox),
+    "gptj": Family(kernels=kernel_limits.gptj, kernels_on_gpu=kernel_limits.gptj_on_gpu),
+    "gpt_neox": Family(kernels=kernel_limits.gpt_neox, kernels_on_gpu=kernel_limits.gpt_neox_on_gpu),
     "gpt_neo": Family(kernels=kernel_limits.gpt_neo),
-    "llama": Family(kernels=kernel_limits.llama),
+    "llama": Family(kernels=kernel_limits.llama, kernels_on_gpu=kernel_limits.llama_on_gpu),
     "qwen2": Family(),
     "mistral": Family(),
     "gpt2": Family(
         kernels=kernel_limits.gpt2, autotp_problem="DeepSpeed has no automatic tensor parallelism for GPT-2"
     ),
-    "bloom": Family(kernels=kernel_limits.bloom),
+    "bloom": Family(kernels=kernel_limits.bloom, kernels_on_gpu=kernel_limits.bloom_on_gpu),
 }
 
 STATIC_ONLY = frozenset({"bloom"})
 """Families whose attention cannot be led to the pages of continuous batching: they add more than a mask to scores."""
 
 
-def choose_mode(config: EngineConfig, model_config: Any, world_size: int) -> Mode:
+def choose_mode(config: EngineConfig, model_config: Any, world_size: int, *, gpu_dtype: str | None = None) -> Mode:
     """How this model runs under these settings.
 
     Args:
-        config: Inference settings.
+        config: Inference settings; ``engine="auto"`` must have been decided, see `choose_engine`.
         model_config: The model's `transformers` configuration.
         world_size: Number of ranks.
+        gpu_dtype: Dtype of activations on a GPU; None on CPUs.
 
     Raises:
         UnsupportedError: The family or the number of ranks does not go with the settings.
         InvalidSettingError: `max_tokens` is more than the model has positions for.
     """
     _check_length(config, model_config)
-    _check_batching(config)
+    _check_batching(config, model_config)
     if not config.ds_inference:
         if world_size > 1:
             raise UnsupportedError(
@@ -74,7 +77,7 @@ def choose_mode(config: EngineConfig, model_config: Any, world_size: int) -> Mod
             )
         return "plain"
     if config.kernel_inject:
-        _check_kernels(config, model_config, world_size)
+        _check_kernels(config, model_config, world_size, gpu_dtype)
         return "kernel_inject"
     check_autotp(model_config, world_size)
     return "autotp"
@@ -90,9 +93,15 @@ def _check_length(config: EngineConfig, model_config: Any) -> None:
         )
 
 
-def _check_batching(config: EngineConfig) -> None:
+def _check_batching(config: EngineConfig, model_config: Any) -> None:
     if config.batching != "continuous":
         return
+    if model_config.model_type in STATIC_ONLY:
+        raise UnsupportedError(
+            what=f"continuous batching of {model_config.model_type}",
+            why="its attention adds more than a mask to the scores, which attention over a paged KV cache does not",
+            instead="Use batching='static', or 'auto', which takes it.",
+        )
     for name, value, why in (
         ("kernel_inject", True, "DeepSpeed's kernels keep a KV cache of their own, one batch at a time"),
         ("use_cache", False, "it lives from the KV cache"),
@@ -103,15 +112,18 @@ def _check_batching(config: EngineConfig) -> None:
             )
 
 
-def _check_kernels(config: EngineConfig, model_config: Any, world_size: int) -> None:
+def _check_kernels(config: EngineConfig, model_config: Any, world_size: int, gpu_dtype: str | None) -> None:
     family = model_config.model_type
     what, instead = f"kernel_inject=True for {family}", _without_kernels(family, world_size)
-    limits = FAMILIES.get(family, Family()).kernels
-    if limits is None:
+    known = FAMILIES.get(family, Family())
+    if known.kernels is None:
         names = ", ".join(name for name, known in FAMILIES.items() if known.kernels)
         raise UnsupportedError(what=what, why=f"adapters exist for: {names}", instead=instead)
-    if why := limits(model_config):
+    if why := known.kernels(model_config):
         raise UnsupportedError(what=what, why=why, instead=instead)
+    if gpu_dtype is not None and (why := known.kernels_on_gpu(model_config, gpu_dtype)):
+        instead = f"Use dtype='float16' or 'bfloat16'. Or: {instead}"
+        raise UnsupportedError(what=f"{what} in {gpu_dtype} on a GPU", why=why, instead=instead)
     heads = model_config.num_attention_heads
     if heads % world_size:
         why = f"the kernels need {heads} heads to divide by {world_size} ranks"

@@ -2,6 +2,7 @@
 
 A function a family: it takes the model's `transformers` configuration, and returns the reason, or an empty
 string if the kernels are right for it. What its docstring says after a colon stands in the documentation's table.
+Those that end in `_on_gpu` are asked for compiled kernels only, and of a dtype.
 """
 
 from __future__ import annotations
@@ -50,13 +51,11 @@ def gpt_neox(config: Any) -> str:
     rope = config.rope_parameters
     if rope["rope_type"] != "default":
         return f"the kernels have no {rope['rope_type']} rotary positions"
-    size = config.hidden_size // config.num_attention_heads
-    rotary_dim = int(size * rope.get("partial_rotary_factor", 1.0))
     return (
         _activation(config.hidden_act)
         or _inner_size(config, config.intermediate_size)
         or head_size(config)
-        or rotated_halves(size, rotary_dim)
+        or rotated_halves(*_neox_sizes(config))
     )
 
 
@@ -82,6 +81,37 @@ def bloom(config: Any) -> str:
     return ""
 
 
+def any_dtype(config: Any, dtype: str) -> str:
+    """Nothing depends on the dtype."""
+    return ""
+
+
+def gptj_on_gpu(config: Any, dtype: str) -> str:
+    """The float32 kernel rotates the second of each pair by the first one's new value."""
+    return "DeepSpeed's float32 kernel rotates positions wrongly" if dtype == "float32" else ""
+
+
+def bloom_on_gpu(config: Any, dtype: str) -> str:
+    """The float32 softmax leaves out alibi and the scale."""
+    return "DeepSpeed's float32 softmax leaves out alibi" if dtype == "float32" else ""
+
+
+def gpt_neox_on_gpu(config: Any, dtype: str) -> str:
+    """Float32 heads may have more elements than the kernel can rotate."""
+    size, rotary_dim = _neox_sizes(config)
+    return rotated_halves(size, rotary_dim, _item_bytes(dtype))
+
+
+def llama_on_gpu(config: Any, dtype: str) -> str:
+    """As of GPT-NeoX."""
+    size = config.hidden_size // config.num_attention_heads
+    return rotated_halves(size, size, _item_bytes(dtype))
+
+
+def _item_bytes(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2
+
+
 def rotated_halves(size: int, rotary_dim: int, item_bytes: int = 2) -> str:
     """Whether the CUDA kernel that rotates halves of heads can do it, on which a family with such positions depends.
 
@@ -100,6 +130,12 @@ def rotated_halves(size: int, rotary_dim: int, item_bytes: int = 2) -> str:
     if not together or not 4 <= size // together <= 32:
         return f"the kernel cannot rotate {rotary_dim} of {size} elements of {item_bytes} bytes"
     return ""
+
+
+def _neox_sizes(config: Any) -> tuple[int, int]:
+    """Elements of a head, and how many of them are rotated."""
+    size = config.hidden_size // config.num_attention_heads
+    return size, int(size * config.rope_parameters.get("partial_rotary_factor", 1.0))
 
 
 def head_size(config: Any) -> str:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from raydsinfer.engines.base import EngineSpec
 from raydsinfer.engines.verification.ladder import Rung, next_rung
-from raydsinfer.errors import ConfigurationError, GoldenFileError, VerificationError, WorkerGroupError
+from raydsinfer.errors import ConfigurationError, GoldenFileError, KernelBuildError, VerificationError, WorkerGroupError
+
+_IMPOSSIBLE = "not possible: "
 
 
 class Descent:
@@ -26,30 +28,41 @@ class Descent:
         self.attempts: tuple[tuple[str, tuple[str, ...]], ...] = ()
         self._num_ranks = num_ranks
         self._rung: Rung | None = None  # None: as it was asked for
+        self._unbuilt: WorkerGroupError | None = None
 
     def goes_on(self, error: WorkerGroupError) -> bool:
-        """Take the next way, if it was the gate that ended a start.
+        """Take the next way, if it was the gate that ended a start, or kernels that ``engine="auto"`` cannot have.
 
         Args:
             error: How the start ended.
 
         Returns:
-            Whether there is another way to try now; if not, the gate has nothing to do with it.
+            Whether there is another way to try now; if not, it ended for another reason.
 
         Raises:
             VerificationError: No way is right, or the first is not and no other was wanted.
+            WorkerGroupError: The kernels cannot be built, and the model runs in no other way.
         """
         wrong = next((c for c in error.causes.values() if isinstance(c, VerificationError)), None)
         if wrong is not None:
             self._rung = wrong.attempts[-1][0]  # type: ignore[assignment]
             self.attempts += wrong.attempts
         elif self._rung is not None and (why := _why_impossible(error)):
-            self.attempts += ((self._rung, (f"not possible: {why}",)),)
+            self.attempts += ((self._rung, (_IMPOSSIBLE + why,)),)
+        elif self.spec.config.engine == "auto" and (why := _why_unbuilt(error)):
+            self._rung, self._unbuilt = "kernel injection", error
+            self.attempts += ((self._rung, (_IMPOSSIBLE + why,)),)
         else:
             return False
         assert self._rung is not None  # noqa: S101
         config = self.spec.config
-        found = None if config.strict else next_rung(self._rung, config, self._num_ranks)
+        found = None if config.strict and wrong is not None else next_rung(self._rung, config, self._num_ranks)
+        if (
+            found is None
+            and self._unbuilt is not None
+            and all(ways[0].startswith(_IMPOSSIBLE) for _, ways in self.attempts)
+        ):
+            raise self._unbuilt
         if found is None:
             canaries = () if wrong is None else wrong.canaries
             raise VerificationError(attempts=self.attempts, canaries=canaries) from error
@@ -69,7 +82,13 @@ class Descent:
         if not self.attempts:
             return ""
         rung, found = self.attempts[-1]
-        return f"{rung}: {found[0]}. Next: {self._rung}"
+        line = f"{rung}: {found[0].rstrip('.')}. Next: {self._rung}"
+        return line if found[0].startswith(_IMPOSSIBLE) else f"the model's text is not right: {line}"
+
+
+def _why_unbuilt(error: WorkerGroupError) -> str:
+    """Why a rank's node has no kernels; empty if the start ended for another reason."""
+    return next((str(cause) for cause in error.causes.values() if isinstance(cause, KernelBuildError)), "")
 
 
 def _why_impossible(error: WorkerGroupError) -> str:

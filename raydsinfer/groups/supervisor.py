@@ -202,7 +202,7 @@ class GangSupervisor:
             raise
 
     def _say_descent(self) -> None:
-        line = f"the model's text is not right: {self._descent.note}"
+        line = self._descent.note
         logger.warning("%s: %s", self.name, line)
         self._tell(line)
 

@@ -21,6 +21,7 @@ from raydsinfer.planning.verdicts import (
     EngineVerdict,
     Place,
     best_possible,
+    chosen,
     engine_verdicts,
     require_length,
     wanted_dtype,
@@ -90,7 +91,7 @@ def make_plan(wanted: Wanted, model: ModelFacts, cluster: ClusterFacts) -> Plan:
     fewest = fewest_ranks(wanted, model, place) if wanted.use_gpu else 1
     num_ranks = wanted.num_ranks or fewest or 1
     place = replace(place, num_ranks=num_ranks)
-    engine, dtype = wanted_engine(config, model), wanted_dtype(config, model, place)
+    engine, dtype = wanted_engine(config, model, place), wanted_dtype(config, model, place)
     verdicts = tuple(engine_verdicts(model, config, place))
     memory = rank_memory(
         model,
@@ -109,7 +110,7 @@ def make_plan(wanted: Wanted, model: ModelFacts, cluster: ClusterFacts) -> Plan:
     ranks = sum((Counter(gang.ranks_by_node) for gang in placed), Counter[str]())
     needs = tuple(needs_of(nodes, ranks, model, config, memory, use_gpu=wanted.use_gpu))
     verdict = next(v for v in verdicts if (v.engine, v.dtype) == (engine, dtype))
-    best = best_possible(verdicts, dtype) if verdict.possible is False else None
+    best = best_possible(verdicts, dtype, use_gpu=wanted.use_gpu) if verdict.possible is False else None
     problems = problems_of(
         wanted,
         model,
@@ -139,7 +140,7 @@ def make_plan(wanted: Wanted, model: ModelFacts, cluster: ClusterFacts) -> Plan:
         gangs_idle=idle,
         needs=needs,
         problems=tuple(problems),
-        remarks=tuple(remarks_on(wanted, model, nodes, engine, placed, memory)),
+        remarks=tuple(remarks_on(wanted, model, nodes, engine, placed, memory, chosen(config, model, place).why)),
     )
 
 

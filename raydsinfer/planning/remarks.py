@@ -24,6 +24,7 @@ def remarks_on(
     engine: Engine,
     placed: Sequence[Placed],
     memory: Memory,
+    why_engine: str = "",
 ) -> Iterator[str]:
     """Remarks, each a sentence or two.
 
@@ -34,7 +35,10 @@ def remarks_on(
         engine: That is wanted.
         placed: Where gangs would go.
         memory: Of a rank.
+        why_engine: Why that one, if it was chosen and not said; empty for no reason.
     """
+    if why_engine:
+        yield f"{why_engine}."
     yield from _on_model(model, engine)
     if wanted.use_gpu:
         yield from _on_gpus(wanted, nodes, engine, memory)

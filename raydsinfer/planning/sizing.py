@@ -30,10 +30,10 @@ def fewest_ranks(wanted: Wanted, model: ModelFacts, place: Place) -> int | None:
     device_bytes = smallest_bytes(place.gpus)
     if device_bytes is None:
         return None
-    engine = wanted_engine(wanted.config, model)
     dtype = wanted_dtype(wanted.config, model, place)
     anywhere = Place(num_ranks=1, use_gpu=True)  # a dtype that these GPUs lack is another's problem
     for num_ranks in range(1, model.num_kv_heads + 1):
+        engine = wanted_engine(wanted.config, model, replace(place, num_ranks=num_ranks))
         verdict = engine_verdict(model, wanted.config, replace(anywhere, num_ranks=num_ranks), engine, dtype)
         if verdict.possible is False:
             continue

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.capabilities import dtype_problem
+from raydsinfer.engines.choice import Choice, choose_engine
 from raydsinfer.engines.families import Mode, choose_mode
 from raydsinfer.engines.int8.replace import require_float_weights, require_linears
 from raydsinfer.errors import ConfigurationError, InvalidSettingError, UnsupportedError
@@ -100,8 +101,9 @@ def mode_of(engine: Engine) -> Mode:
     return modes[engine]
 
 
-def wanted_engine(config: EngineConfig, model: ModelFacts) -> Engine:
-    """The engine that the settings ask for."""
+def wanted_engine(config: EngineConfig, model: ModelFacts, place: Place) -> Engine:
+    """The engine that the settings ask for, or that ``engine="auto"`` chooses there."""
+    config = chosen(config, model, place).config
     if config.kernel_inject:
         return "kernel_inject"
     if not config.ds_inference:
@@ -109,6 +111,19 @@ def wanted_engine(config: EngineConfig, model: ModelFacts) -> Engine:
     if config.batching == "auto":
         return "static" if model.continuous_problem or not config.use_cache else "continuous"
     return config.batching
+
+
+def chosen(config: EngineConfig, model: ModelFacts, place: Place) -> Choice:
+    """What ``engine="auto"`` stands for there, as the gang would choose it."""
+    dtype = wanted_dtype(config, model, place)
+    return choose_engine(
+        config,
+        model.config,
+        place.num_ranks,
+        gpu_dtype=dtype if place.use_gpu else None,
+        stored_form=model.stored.form if model.stored is not None else "",
+        kernels_problem=place.first_problem("kernels_problem"),
+    )
 
 
 def wanted_dtype(config: EngineConfig, model: ModelFacts, place: Place) -> str:
@@ -168,7 +183,7 @@ _Against = tuple[bool | None, str, str]
 def _by_settings(model: ModelFacts, config: EngineConfig, place: Place, engine: Engine, dtype: str) -> _Against | None:
     try:
         changed = config.replaced({**ENGINES[engine][1], "dtype": dtype})
-        choose_mode(changed, model.config, place.num_ranks)
+        choose_mode(changed, model.config, place.num_ranks, gpu_dtype=dtype if place.use_gpu else None)
     except UnsupportedError as error:
         return False, error.why, error.instead
     except ConfigurationError as error:
@@ -236,8 +251,11 @@ def _by_nodes(place: Place, engine: Engine) -> _Against | None:
     return None
 
 
-def best_possible(verdicts: Sequence[EngineVerdict], dtype: str) -> EngineVerdict | None:
-    """What to take where the wanted one is refused: another engine with that dtype, else any."""
+def best_possible(verdicts: Sequence[EngineVerdict], dtype: str, *, use_gpu: bool) -> EngineVerdict | None:
+    """What to take where the wanted one is refused: the fastest with that dtype, else any."""
     fine = [verdict for verdict in verdicts if verdict.possible]
-    order: list[Engine] = ["continuous", "static", "kernel_inject", "plain"]
+    # As `choose_engine` has it.
+    order: list[Engine] = ["continuous", "kernel_inject", "static", "plain"]
+    if not use_gpu:
+        order = ["continuous", "static", "kernel_inject", "plain"]
     return min(fine, key=lambda v: (v.dtype != dtype, order.index(v.engine)), default=None)

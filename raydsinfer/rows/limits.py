@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.engines.base import LoadReport
 from raydsinfer.engines.continuous.sampling.settings import needs_static
 from raydsinfer.errors import InvalidSettingError, RowError, UnsupportedError
 
@@ -14,13 +17,24 @@ def may_batch_continuously(config: EngineConfig) -> bool:
     return config.batching == "continuous"
 
 
-def must_be_static(config: EngineConfig, generation: GenerationConfig) -> bool:
-    """Whether a gang for rows with these settings should batch statically from the start.
+def changes_for(config: EngineConfig, generation: GenerationConfig) -> dict[str, Any]:
+    """What a gang for rows with these settings should have otherwise from the start, of what its own leave open.
 
     Beams are generated statically also by a gang that batches continuously, but beside a KV cache that has taken
-    most of the memory; where all rows want them, that cache is of no use.
+    most of the memory; where all rows want them, that cache is of no use. The kernels have no beams.
     """
-    return config.batching == "auto" and bool(needs_static(generation))
+    changes = {}
+    if config.batching == "auto" and needs_static(generation):
+        changes["batching"] = "static"
+    if config.engine == "auto" and generation.num_beams > 1:
+        changes["engine"] = "deepspeed"
+    return changes
+
+
+def as_it_runs(config: EngineConfig, report: LoadReport) -> EngineConfig:
+    """The settings, with what a gang that has started turned out to do instead of "auto"."""
+    kernels = config.kernel_inject or report.mode == "kernel_inject"
+    return config.replaced({"batching": report.batching, "kernel_inject": kernels})
 
 
 def num_sequences(generation: GenerationConfig) -> int:
@@ -33,7 +47,7 @@ def check_generation(generation: GenerationConfig, config: EngineConfig) -> None
 
     Args:
         generation: The settings.
-        config: The engine's; with `batching` as it turned out, once the gang has started.
+        config: The engine's; those of `as_it_runs`, once the gang has started.
 
     Raises:
         InvalidSettingError: No row could be answered within the engine's limits.
@@ -50,10 +64,11 @@ def check_generation(generation: GenerationConfig, config: EngineConfig) -> None
     if generation.return_logprobs:
         _check_logprobs(generation, config)
     if config.engine != "echo" and config.kernel_inject and generation.num_beams > 1:
+        without = "engine='deepspeed'" if config.engine == "auto" else "kernel_inject=False"
         raise UnsupportedError(
-            what="num_beams > 1 with kernel_inject=True",
+            what="num_beams > 1 with kernel injection",
             why="DeepSpeed's kernels keep one sequence a row",
-            instead="Use num_beams=1, or kernel_inject=False.",
+            instead=f"Use num_beams=1, or {without}.",
         )
 
 

@@ -18,7 +18,7 @@ from raydsinfer.errors import InvalidSettingError
 from raydsinfer.groups.keeper import start_keeper
 from raydsinfer.groups.placement import gang_request, read_nodes
 from raydsinfer.rows.columns import InputColumns, check_columns, kept_names, output_schema
-from raydsinfer.rows.limits import must_be_static
+from raydsinfer.rows.limits import changes_for
 from raydsinfer.runs.parts import check_stored_names
 from raydsinfer.scoring.executions import watch_executions
 from raydsinfer.scoring.flow import Flow, plan_flow
@@ -58,8 +58,7 @@ def predict_on_gangs(
     checkpoint = DeepSpeedCheckpoint.from_checkpoint(plan.checkpoint)
     check_kinds(plan.predictor_kwargs)
     generation = _check_generation(plan, checkpoint)
-    if must_be_static(checkpoint.spec.config, generation):
-        checkpoint = checkpoint.replaced(batching="static")
+    checkpoint = checkpoint.replaced(**changes_for(checkpoint.spec.config, generation))
     config = checkpoint.spec.config
     kept = _kept_names(plan, generation, run)
     if plan.preprocessor is None and (names := known_columns(data)) is not None:

@@ -327,7 +327,7 @@ def test_unknown_attention_batches_statically_and_says_so(one_rank: dict[str, Ou
     report = one_rank["bloom"].report
     assert report.batching == "static"
     assert report.note.startswith("static batching: 0 of its 2 layers attend in a way")
-    assert one_rank["bloom, continuous"].error.startswith("UnsupportedError: continuous batching of this model")
+    assert one_rank["bloom, continuous"].error.startswith("UnsupportedError: continuous batching of bloom")
 
 
 def test_too_little_memory_for_one_sequence_is_said_at_the_start(

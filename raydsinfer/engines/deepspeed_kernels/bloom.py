@@ -7,14 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from deepspeed.accelerator import get_accelerator
 from deepspeed.module_inject import containers
 from deepspeed.module_inject.containers import DS_BloomContainer
-from torch import nn
 
 from raydsinfer.engines.deepspeed_kernels.adapter import Adapter
 from raydsinfer.engines.deepspeed_kernels.injected_layer import CountingCache, InjectedLayer
-from raydsinfer.errors import UnsupportedError
 
 
 class BloomContainer(DS_BloomContainer):  # type: ignore[misc]
@@ -66,19 +63,6 @@ class Bloom(Adapter):
     """Pre-norm layers, GELU, alibi."""
 
     layer = BloomLayer
-
-    def before(self, layer: nn.Module, model_config: Any) -> None:
-        """See `Adapter.before`.
-
-        Raises:
-            UnsupportedError: The weights are float32, on a GPU: that kernel leaves out alibi and the scale.
-        """
-        if get_accelerator().device_name() == "cuda" and next(layer.parameters()).dtype == torch.float32:
-            raise UnsupportedError(
-                what="kernel_inject=True for bloom in float32 on a GPU",
-                why="DeepSpeed's float32 softmax leaves out alibi",
-                instead="Use dtype='float16' or 'bfloat16', or kernel_inject=False.",
-            )
 
     @contextmanager
     def replacing(self) -> Iterator[None]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from deepspeed.accelerator import get_accelerator
 from deepspeed.model_implementations.transformers.ds_transformer import DeepSpeedTransformerInference
 from torch import nn
 
-from raydsinfer.engines import kernel_limits
 from raydsinfer.engines.deepspeed_kernels.adapter import Adapter
 from raydsinfer.engines.deepspeed_kernels.injected_layer import CountingCache, InjectedLayer
-from raydsinfer.errors import UnsupportedError
 
 
 class _Layer(InjectedLayer):
@@ -32,21 +29,12 @@ class GPTNeoX(Adapter):
     layer: ClassVar[type[InjectedLayer]] = _Layer
 
     def before(self, layer: nn.Module, model_config: Any) -> None:
-        """Write the sizes onto the attention module.
-
-        Raises:
-            UnsupportedError: The weights are float32, and the CUDA kernel cannot rotate heads of this size then.
-        """
+        """Write the sizes onto the attention module."""
         attention: Any = layer.attention
         attention.hidden_size, attention.num_attention_heads = (
             model_config.hidden_size,
             model_config.num_attention_heads,
         )
-        if get_accelerator().device_name() == "cuda":
-            item_bytes = next(layer.parameters()).element_size()
-            if why := kernel_limits.rotated_halves(attention.head_size, attention.rotary_ndims, item_bytes):
-                instead = "Use dtype='float16' or 'bfloat16', or kernel_inject=False."
-                raise UnsupportedError(what="kernel_inject=True for this gpt_neox", why=why, instead=instead)
 
     def after(self, layer: DeepSpeedTransformerInference, index: int, model_config: Any) -> None:
         """Set the rotary base, and whether the MLP reads the attention's output."""

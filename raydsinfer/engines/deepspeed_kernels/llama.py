@@ -5,30 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from deepspeed.accelerator import get_accelerator
 from deepspeed.model_implementations.transformers.ds_transformer import DeepSpeedTransformerInference
 from torch import nn
 
-from raydsinfer.engines import kernel_limits
 from raydsinfer.engines.deepspeed_kernels.adapter import Adapter
-from raydsinfer.errors import UnsupportedError
 
 
 class Llama(Adapter):
     """With one key-value head a query head, or several query heads that share one."""
 
     def before(self, layer: nn.Module, model_config: Any) -> None:
-        """Give each query head a key-value head: DeepSpeed's policy takes as many of them for granted.
-
-        Raises:
-            UnsupportedError: The weights are float32, and the CUDA kernel cannot rotate heads of this size then.
-        """
+        """Give each query head a key-value head: DeepSpeed's policy takes as many of them for granted."""
         attention: Any = layer.self_attn
-        if get_accelerator().device_name() == "cuda":
-            item_bytes = next(layer.parameters()).element_size()
-            if why := kernel_limits.rotated_halves(attention.head_dim, attention.head_dim, item_bytes):
-                instead = "Use dtype='float16' or 'bfloat16', or kernel_inject=False."
-                raise UnsupportedError(what="kernel_inject=True for this llama", why=why, instead=instead)
         repeats = model_config.num_attention_heads // model_config.num_key_value_heads
         if repeats > 1:
             for name in ("k_proj", "v_proj"):

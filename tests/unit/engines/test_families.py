@@ -45,6 +45,7 @@ def test_modes(settings: dict[str, Any], world_size: int, mode: str) -> None:
         ("opt", {}, {"ds_inference": False}, 2, "does not shard"),
         ("opt", {}, {"batching": "continuous", "kernel_inject": True}, 1, "a KV cache of their own"),
         ("opt", {}, {"batching": "continuous", "use_cache": False}, 1, "it lives from the KV cache"),
+        ("bloom", {}, {"batching": "continuous"}, 1, "continuous batching of bloom.*more than a mask"),
     ],
 )
 def test_refusals_name_the_family_the_reason_and_the_way_out(
@@ -53,6 +54,25 @@ def test_refusals_name_the_family_the_reason_and_the_way_out(
     with pytest.raises(UnsupportedError, match=says) as caught:
         choose_mode(EngineConfig(**settings), model(family, **fields), world_size)
     assert caught.value.instead
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "refused"),
+    [
+        ("bloom", {}, "leaves out alibi"),
+        ("gptj", {}, "rotates positions wrongly"),
+        ("llama", {"num_attention_heads": 3}, "cannot rotate 256 of 256 elements of 4 bytes"),
+        ("gpt_neox", {"num_attention_heads": 3, "rotary_pct": 1.0, "intermediate_size": 3072}, "256 of 256 elements"),
+        ("opt", {}, ""),
+    ],
+)
+def test_what_only_compiled_kernels_cannot_do(family: str, fields: dict[str, Any], refused: str) -> None:
+    config, found = EngineConfig(kernel_inject=True), model(family, **fields)
+    for gpu_dtype in (None, "float16", "bfloat16", *([] if refused else ["float32"])):
+        assert choose_mode(config, found, 1, gpu_dtype=gpu_dtype) == "kernel_inject"
+    if refused:
+        with pytest.raises(UnsupportedError, match=f"in float32 on a GPU.*{refused}.*float16.*kernel_inject=False"):
+            choose_mode(config, found, 1, gpu_dtype="float32")
 
 
 def test_more_tokens_than_positions() -> None:

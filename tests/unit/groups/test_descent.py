@@ -7,6 +7,7 @@ from raydsinfer.engines.base import EngineSpec
 from raydsinfer.errors import (
     EngineError,
     GoldenFileError,
+    KernelBuildError,
     RankDiedError,
     UnsupportedError,
     VerificationError,
@@ -31,7 +32,9 @@ def test_down_to_a_way_that_is_right():
     walk = descent(kernel_inject=True)
     assert walk.goes_on(wrong("kernel injection"))
     assert walk.spec.config.batching == "continuous"
-    assert walk.note == "kernel injection: single: token 0: other. Next: continuous AutoTP"
+    assert walk.note == (
+        "the model's text is not right: kernel injection: single: token 0: other. Next: continuous AutoTP"
+    )
     why = UnsupportedError(what="continuous batching of this model", why="its attention is odd", instead="x")
     assert walk.goes_on(failure(why)), "a way that the model does not have is left out"
     assert walk.spec.config.batching == "static"
@@ -68,6 +71,33 @@ def test_other_failures_are_none_of_its_business(cause):
     before = walk.spec
     assert not walk.goes_on(failure(cause))
     assert walk.spec is before
+
+
+def unbuilt():
+    return failure(KernelBuildError(doing="building DeepSpeed's kernels", reason="no nvcc"))
+
+
+def test_kernels_that_auto_chose_and_cannot_have():
+    walk = descent(engine="auto", strict=True, num_ranks=2)
+    assert walk.goes_on(unbuilt())
+    assert walk.note.startswith("kernel injection: not possible: building DeepSpeed's kernels: no nvcc. Next: cont")
+    assert (walk.spec.config.engine, walk.spec.config.batching) == ("deepspeed", "continuous")
+    assert walk.goes_on(failure(UnsupportedError(what="continuous", why="alibi", instead="static")))
+    assert walk.spec.config.batching == "static"
+
+
+def test_kernels_that_were_asked_for_are_an_error():
+    assert not descent(kernel_inject=True).goes_on(unbuilt())
+
+
+def test_a_model_that_needs_kernels_that_cannot_be_built():
+    walk, first = descent(engine="auto", num_ranks=2), unbuilt()
+    why = failure(UnsupportedError(what="gpt2 on 2 ranks", why="no AutoTP", instead="one"))
+    assert walk.goes_on(first)
+    assert walk.goes_on(why)
+    with pytest.raises(WorkerGroupError) as caught:
+        walk.goes_on(why)
+    assert caught.value is first
 
 
 def test_a_golden_file_that_is_of_no_use_is_no_reason_to_go_further_down():

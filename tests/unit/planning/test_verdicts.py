@@ -96,7 +96,7 @@ def test_attention_that_no_paged_cache_takes() -> None:
     found = verdicts(model("bloom", 64), gpus(A100), max_tokens=64)
     assert found["static", "float16"].possible is True
     assert found["continuous", "float16"].possible is False
-    assert "can be led to a paged cache" in found["continuous", "float16"].why_not
+    assert "adds more than a mask" in found["continuous", "float16"].why_not
 
 
 def test_int8_is_what_the_settings_say_of_it() -> None:
@@ -163,11 +163,26 @@ def test_cpu_ranks_are_tested_in_float32() -> None:
     ],
 )
 def test_the_engine_that_settings_ask_for(settings: dict[str, Any], expected: str) -> None:
-    assert wanted_engine(EngineConfig(**settings), model("llama")) == expected
+    assert wanted_engine(EngineConfig(**settings), model("llama"), gpus(A100)) == expected
 
 
 def test_auto_batches_statically_where_a_trial_fails() -> None:
-    assert wanted_engine(EngineConfig(max_tokens=64), model("bloom", 64)) == "static"
+    assert wanted_engine(EngineConfig(max_tokens=64), model("bloom", 64), gpus(A100)) == "static"
+
+
+def test_what_the_engine_auto_is_there() -> None:
+    auto, bloom = EngineConfig(engine="auto", max_tokens=64), model("bloom", 64)
+    assert wanted_engine(auto, bloom, gpus(A100)) == "kernel_inject"
+    assert wanted_engine(auto, bloom, gpus(A100, kernels_problem="no nvcc")) == "static"
+    assert wanted_engine(auto.replaced({"dtype": "float32"}), bloom, gpus(A100)) == "static"
+    assert wanted_engine(auto, bloom, Place(num_ranks=1, use_gpu=False)) == "static"
+    assert wanted_engine(auto, model("gpt2"), Place(num_ranks=2, use_gpu=False)) == "kernel_inject"
+    assert wanted_engine(auto, model("llama"), gpus(A100)) == "continuous"
+
+
+def test_float32_kernels_that_are_wrong_on_a_gpu() -> None:
+    found = verdicts(model("bloom", 64), gpus(A100), max_tokens=64)["kernel_inject", "float32"]
+    assert (found.possible, found.why_not) == (False, "DeepSpeed's float32 softmax leaves out alibi")
 
 
 def test_the_dtype_that_auto_means() -> None:
@@ -188,7 +203,10 @@ def test_more_tokens_than_positions() -> None:
 
 def test_the_next_best() -> None:
     found = list(verdicts(model("opt"), gpus(T4)).values())
-    best = best_possible(found, "bfloat16")
+    best = best_possible(found, "bfloat16", use_gpu=True)
     assert best is not None
     assert (best.engine, best.dtype) == ("continuous", "float16")
-    assert best_possible([v for v in found if not v.possible], "float16") is None
+    assert best_possible([v for v in found if not v.possible], "float16", use_gpu=True) is None
+    static = [v for v in found if v.engine != "continuous"]
+    fastest = [best_possible(static, "float16", use_gpu=use_gpu) for use_gpu in (True, False)]
+    assert [verdict.engine for verdict in fastest if verdict] == ["kernel_inject", "static"]

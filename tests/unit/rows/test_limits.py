@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from raydsinfer.config import EngineConfig, GenerationConfig
+from raydsinfer.engines.base import LoadReport
 from raydsinfer.errors import InvalidSettingError, UnsupportedError
-from raydsinfer.rows.limits import check_generation, may_batch_continuously, must_be_static
+from raydsinfer.rows.limits import as_it_runs, changes_for, check_generation, may_batch_continuously
 
 LOGPROBS = GenerationConfig(return_logprobs=True)
 
@@ -29,11 +30,28 @@ def test_what_is_known_before_the_start(settings: dict[str, object], may: bool) 
 
 
 @pytest.mark.parametrize(
-    ("batching", "num_beams", "must"), [("auto", 2, True), ("auto", 1, False), ("continuous", 2, False)]
+    ("settings", "num_beams", "changes"),
+    [
+        ({}, 2, {"batching": "static"}),
+        ({}, 1, {}),
+        ({"batching": "continuous"}, 2, {}),
+        ({"engine": "auto"}, 2, {"batching": "static", "engine": "deepspeed"}),
+        ({"engine": "auto"}, 1, {}),
+    ],
 )
-def test_a_gang_for_beams_alone_keeps_no_cache_for_others(batching: Any, num_beams: int, must: bool) -> None:
-    config, generation = EngineConfig(batching=batching), GenerationConfig(num_beams=num_beams)
-    assert must_be_static(config, generation) is must
+def test_a_gang_for_beams_alone(settings: dict[str, Any], num_beams: int, changes: dict[str, str]) -> None:
+    """It keeps no cache for others, and does not take kernels, which have no beams."""
+    assert changes_for(EngineConfig(**settings), GenerationConfig(num_beams=num_beams)) == changes
+
+
+def test_what_auto_turned_out_to_be() -> None:
+    auto = EngineConfig(engine="auto")
+    with_kernels = as_it_runs(auto, LoadReport(mode="kernel_inject", batching="static"))
+    with pytest.raises(UnsupportedError, match="num_beams=1, or engine='deepspeed'"):
+        check_generation(GenerationConfig(num_beams=2), with_kernels)
+    assert as_it_runs(auto, LoadReport(mode="autotp", batching="continuous")) == auto.replaced(
+        {"batching": "continuous", "kernel_inject": False}
+    )
 
 
 def test_beams_need_the_engine_to_have_them() -> None:
