@@ -33,13 +33,18 @@ def save(context: Any, model: Path, target: Path) -> None:
     import deepspeed
     from transformers import AutoModelForCausalLM
 
-    deepspeed.init_inference(
-        AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager"),
-        dtype=torch.float32,
-        tensor_parallel={"tp_size": context.world_size},
-        replace_with_kernel_inject=True,
-        save_mp_checkpoint_path=str(target),
-    )
+    from raydsinfer.engines.deepspeed_kernels import adapters
+
+    whole = AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager")
+    adapters.make_ready(whole)
+    with adapters.replacing(whole):
+        deepspeed.init_inference(
+            whole,
+            dtype=torch.float32,
+            tensor_parallel={"tp_size": context.world_size},
+            replace_with_kernel_inject=True,
+            save_mp_checkpoint_path=str(target),
+        )
 
 
 def why_not(context: Any, model: Path, **settings: Any) -> RaydsinferError:
@@ -191,3 +196,14 @@ def test_a_gang_writes_what_deepspeed_would(model: Path, for_two: Path, made: An
 def test_deepspeeds_own_loader_reads_what_a_gang_wrote(model: Path, made: Any) -> None:
     index = made[0] / "ds_inference_config.json"
     assert run_ranks(2, answers_of_deepspeed, model, index) == plain_greedy(model, REQUESTS, NEW_TOKENS)
+
+
+def test_bloom_whose_heads_have_query_key_and_value_side_by_side(tmp_path: Path) -> None:
+    """As BLOOM-176b was published for DeepSpeed: each rank has whole heads, and joining them must keep their order."""
+    model = write_tiny_model("bloom", tmp_path / "model", tokenizer=False, spread=0.3, hidden_size=96, n_head=6)
+    stored = written(model, 2)
+    assert json.loads((stored / "ds_inference_config.json").read_text())["parallelization"] == "tp"
+    for world_size in (2, 1):
+        tokens, all_arrived = run_ranks(world_size, answers, stored)
+        assert tokens == plain_greedy(model, REQUESTS, NEW_TOKENS), f"{world_size} ranks"
+        assert all_arrived
