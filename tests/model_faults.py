@@ -91,14 +91,14 @@ FAULTS: dict[str, Callable[[Any, int], None]] = {
 
 def damage(engine: Any, name: str) -> None:
     """Let an engine's model be wrong as soon as it is loaded, before it is used."""
-    whole, rank = engine._sharded, engine._context.world_rank
+    load, rank = engine.loader.sharded, engine._context.world_rank
 
     def sharded(*args: Any) -> Any:
-        model = whole(*args)
+        model = load(*args)
         FAULTS[name](model, rank)
         return model
 
-    engine._sharded = sharded
+    engine.loader.sharded = sharded
 
 
 def damage_engines() -> None:

@@ -105,7 +105,7 @@ def _ours(context: RankContext, case: LoadCase, bandwidth: float) -> LoadResult:
         load_s=load_s,
         host_bytes=memory.peak_bytes - memory.start_bytes,
         peak_host_bytes=memory.peak_bytes,
-        digest=digest(engine._model),
+        digest=digest(engine.model),
         batch_s=[_batch_s(engine, case.generate_rows) for _ in range(2)] if case.generate_rows else [],
         phases_s=report.phases_s,
     )

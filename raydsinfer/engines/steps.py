@@ -50,3 +50,26 @@ class Steps:
     def read(self) -> Pulse:
         """Where it is now."""
         return self._now
+
+
+class Phases:
+    """The parts of a call, one after the other.
+
+    Args:
+        steps: Told what the call is at.
+
+    Attributes:
+        seconds: Part → seconds that it took.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """One part, for the time of a block."""
+        self._steps.enter(name)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started

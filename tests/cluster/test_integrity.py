@@ -42,7 +42,7 @@ def digests(context: RankContext, cases: list[tuple[str, dict[str, Any]]]) -> li
             EngineSpec(model=model, config=EngineConfig(dtype="float32", max_tokens=64, **config)), context
         )
         engine.load()
-        parameters = engine._model.named_parameters(remove_duplicate=False)
+        parameters = engine.model.named_parameters(remove_duplicate=False)
         found.append({name: hashlib.sha256(p.contiguous().numpy().tobytes()).hexdigest() for name, p in parameters})
         engine.close()
     return found

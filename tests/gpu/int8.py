@@ -92,7 +92,7 @@ def measure(context: RankContext, model: str, dtype: str, ids: torch.Tensor, tar
     found.peak_bytes = torch.cuda.max_memory_allocated() if on_gpu else watch.peak_bytes
     loss, kept = 0.0, []
     for window in ids:
-        logits = engine._model(input_ids=window[None].to(context.device), use_cache=False).logits[0].float().cpu()
+        logits = engine.model(input_ids=window[None].to(context.device), use_cache=False).logits[0].float().cpu()
         loss += torch.nn.functional.cross_entropy(logits[:-1], window[1:]).item()
         kept.append(logits)
     found.perplexity = float(torch.tensor(loss / len(ids)).exp())

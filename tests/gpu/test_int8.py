@@ -46,7 +46,7 @@ def answer(context: RankContext, directory: str, requests: list[list[int]]) -> t
     config = EngineConfig(dtype="int8", batching="continuous", max_tokens=256, verify="off")
     engine = DeepSpeedEngine(EngineSpec(model=directory, config=config), context)
     engine.load()
-    assert all(layer.kernel for layer in int8_layers(engine._model).values())
+    assert all(layer.kernel for layer in int8_layers(engine.model).values())
     generation = GenerationConfig(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
     asked = [GenerateRequest(key=k, token_ids=ids, generation=generation) for k, ids in enumerate(requests)]
     answers = engine.advance(asked, num_steps=10_000).answers
