@@ -157,6 +157,10 @@ def _needed(need: Need, node: NodeFacts, plan: Plan) -> Iterator[str]:
         yield f"disk for the model {size(need.disk_bytes)}{room}"
     elif not plan.model.stored_problem and not node.model_problem and not node.problem:
         yield "the model is there"
+    if need.copies_bytes:
+        config = plan.wanted.config
+        places = filter(None, (config.reshard_checkpoint_path, config.save_mp_checkpoint_path))
+        yield f"up to {size(need.copies_bytes)} in {' and '.join(places)} while copies are written there"
 
 
 def placement_lines(plan: Plan) -> Iterator[Line]:

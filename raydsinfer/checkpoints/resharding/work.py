@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Generic, Protocol
@@ -14,7 +14,10 @@ from raydsinfer.checkpoints.resharding.plan import AnyFile, Plan, Stripe
 from raydsinfer.checkpoints.sizes import OnProgress
 from raydsinfer.checkpoints.weights.ranks_index import FileSum
 
-_NUM_THREADS = min(4, os.cpu_count() or 1)  # hashing and copying use one core each; each thread maps one tensor
+MOST_FILES_AT_ONCE = 4
+"""Stripes in work at a time, on a machine with as many cores."""
+
+_NUM_THREADS = min(MOST_FILES_AT_ONCE, os.cpu_count() or 1)  # hashing and copying use one core each
 _SCRATCH = "scratch"
 
 
@@ -64,10 +67,14 @@ def write_plan(
     return {file.name: crew.sums[file.name] for file in plan.files}, crew.num_resumed
 
 
-def num_scratch_bytes(plan: Plan[AnyFile]) -> int:
-    """Space that files take beside their own while they are written: they are put together before `torch.save`."""
-    sizes = (file.num_bytes for file in plan.files if file.exact_bytes is None)
-    return sum(sorted(sizes, reverse=True)[:_NUM_THREADS])
+def most_scratch_bytes(each: Iterable[int], num_at_once: int = _NUM_THREADS) -> int:
+    """The most space that files take at one time beside their own.
+
+    Args:
+        each: What each takes while it is written.
+        num_at_once: How many are in work at a time.
+    """
+    return sum(sorted(each, reverse=True)[:num_at_once])
 
 
 class _Crew(Generic[AnyFile]):

@@ -79,6 +79,11 @@ def test_no_room() -> None:
     assert "next" not in said
 
 
+def test_disk_for_copies_is_told_with_their_place() -> None:
+    said = words(told(t4s({"save_mp_checkpoint_path": "/nvme/cut", "reshard_checkpoint_path": "/nvme/layers"})))
+    assert "the model is there; up to 29.8 GiB in /nvme/layers and /nvme/cut while copies are written there" in said
+
+
 def test_static_batches_and_kernels() -> None:
     assert "for the largest batch, within 15.0 GiB" in words(told(t4s({"batching": "static"})))
     on = cluster(node("a"))

@@ -14,7 +14,7 @@ def needs(*nodes: NodeFacts, ranks: int = 2, use_gpu: bool = True, **settings: A
     config = EngineConfig(**settings)
     dtype = "float16" if use_gpu else "float32"
     memory = rank_memory(model(), config, "continuous", dtype, 2, use_gpu=use_gpu, device_bytes=None)
-    return needs_of(nodes, {"a": ranks}, model(), config, memory, use_gpu=use_gpu)
+    return needs_of(nodes, {"a": ranks}, model(), config, memory, num_ranks=2, use_gpu=use_gpu)
 
 
 def test_weights_that_go_to_gpus_pass_through_buffers() -> None:
@@ -40,7 +40,9 @@ def test_disk_for_what_is_fetched_and_for_what_is_written() -> None:
     (locked,) = needs(node("a", missing_bytes=1, disk_problem="user x may not write in /data"))
     assert "may not write" in locked.problems[0]
     (cut,) = needs(node("a"), save_mp_checkpoint_path="/nvme/cut", reshard_checkpoint_path="/nvme/layers")
-    assert cut.disk_bytes == 2 * 16 * 10**9
+    assert (cut.disk_bytes, cut.copies_bytes) == (0, 2 * 16 * 10**9)
+    (for_kernels,) = needs(node("a"), save_mp_checkpoint_path="/nvme/cut", kernel_inject=True)
+    assert for_kernels.copies_bytes > 2 * 16 * 10**9
 
 
 def test_a_model_and_packages_that_are_not_there() -> None:
