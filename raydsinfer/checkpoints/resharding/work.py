@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import Generic, Protocol
 
 from raydsinfer.checkpoints.resharding.journal import Journal
 from raydsinfer.checkpoints.resharding.plan import AnyFile, Plan, Stripe
+from raydsinfer.checkpoints.resharding.writer import Writer
 from raydsinfer.checkpoints.sizes import OnProgress
 from raydsinfer.checkpoints.weights.ranks_index import FileSum
 
@@ -21,15 +22,8 @@ _NUM_THREADS = min(MOST_FILES_AT_ONCE, os.cpu_count() or 1)  # hashing and copyi
 _SCRATCH = "scratch"
 
 
-class Writer(Protocol):
-    """Writes the files of a stripe and reads them back; several threads may use it."""
-
-    def write(self, stripe: Any) -> dict[str, FileSum]:
-        """File name → size and checksum."""
-
-
 class MakeWriter(Protocol):
-    """Makes a writer; see `StripeWriter` for its arguments."""
+    """Makes a writer; see `Writer` for its arguments."""
 
     def __call__(self, *, scratch: Path, on_bytes: Callable[[int], None], check: Callable[[], None]) -> Writer:
         """The writer."""
