@@ -10,19 +10,20 @@ from raydsinfer.planning.model import ModelFacts
 from raydsinfer.planning.shares import parameters_outside_layers
 
 
-def copies_bytes(model: ModelFacts, config: EngineConfig, num_ranks: int) -> int:
+def copies_bytes(model: ModelFacts, config: EngineConfig, num_ranks: int, *, kernels: bool) -> int:
     """What the copies of a node take where it is most: while they are written.
 
     Args:
         model: The model.
         config: Inference settings.
         num_ranks: Of a gang.
+        kernels: Whether the gang runs on DeepSpeed's kernels, whose form `save_mp_checkpoint_path` has then.
     """
     stored = model.stored.num_bytes if model.stored else 0
     layers = stored if config.reshard_checkpoint_path is not None else 0
     if config.save_mp_checkpoint_path is None:
         return layers
-    return layers + (_for_kernels(model, stored, num_ranks) if config.kernel_inject else stored)
+    return layers + (_for_kernels(model, stored, num_ranks) if kernels else stored)
 
 
 def _for_kernels(model: ModelFacts, stored: int, num_ranks: int) -> int:

@@ -71,7 +71,7 @@ def needs_of(
         use_gpu: Whether a rank is a GPU.
     """
     each = rank_host_bytes(model, config, memory, use_gpu=use_gpu)
-    copies = copies_bytes(model, config, num_ranks)
+    copies = copies_bytes(model, config, num_ranks, kernels=memory.engine == "kernel_inject")
     return [_need(node, ranks_by_node.get(node.node_id, 0), each, copies) for node in nodes]
 
 

@@ -86,7 +86,7 @@ def test_disk_for_a_copy_is_what_it_takes(tmp_path: Path) -> None:
     model, target = write_tiny_model("llama", tmp_path / "llama"), tmp_path / "cut"
     written = reshard_directory(model, target, checked_settings("deepspeed", 2, None, "5GB"), origin={})
     facts = read_model(str(model), EngineConfig())
-    planned = copies_bytes(facts, EngineConfig(kernel_inject=True, save_mp_checkpoint_path=str(target)), 2)
+    planned = copies_bytes(facts, EngineConfig(save_mp_checkpoint_path=str(target)), 2, kernels=True)
     # What all ranks have and each one's part: all may be in work at a time, put together in as much space again.
     assert written.num_files == 3
     assert planned == pytest.approx(2 * written.num_bytes, rel=0.02)

@@ -16,8 +16,8 @@ CUT, LAYERS = {"save_mp_checkpoint_path": "/nvme/cut"}, {"reshard_checkpoint_pat
 
 @pytest.mark.parametrize(("settings", "copies"), [({}, 0), (CUT, 1), (LAYERS, 1), ({**CUT, **LAYERS}, 2)])
 def test_a_copy_is_as_large_as_the_model(settings: dict[str, Any], copies: int) -> None:
-    assert copies_bytes(model(), EngineConfig(**settings), 2) == copies * 16 * GB
-    assert copies_bytes(model(stored=False), EngineConfig(**settings), 2) == 0
+    assert copies_bytes(model(), EngineConfig(**settings), 2, kernels=False) == copies * 16 * GB
+    assert copies_bytes(model(stored=False), EngineConfig(**settings), 2, kernels=False) == 0
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_files_for_kernels_are_put_together_first(num_ranks: int, gb_of_four_fil
     facts = model("opt")
     num_bytes = 2 * facts.num_parameters
     facts = replace(facts, stored=Stored(form="safetensors", num_files=1, num_bytes=num_bytes))
-    found = copies_bytes(facts, EngineConfig(kernel_inject=True, **CUT), num_ranks)
+    found = copies_bytes(facts, EngineConfig(**CUT), num_ranks, kernels=True)
     assert found - num_bytes == pytest.approx(gb_of_four_files * GB, rel=0.01)
-    both = copies_bytes(facts, EngineConfig(kernel_inject=True, **CUT, **LAYERS), num_ranks)
+    both = copies_bytes(facts, EngineConfig(**CUT, **LAYERS), num_ranks, kernels=True)
     assert both == found + num_bytes
 
 
@@ -41,5 +41,5 @@ def test_shared_heads_are_repeated_for_kernels() -> None:
     num_bytes = 2 * facts.num_parameters
     facts = replace(facts, stored=Stored(form="safetensors", num_files=1, num_bytes=num_bytes))
     rank = (num_bytes - embeddings + repeated) / 8
-    found = copies_bytes(facts, EngineConfig(kernel_inject=True, **CUT), 8)
+    found = copies_bytes(facts, EngineConfig(**CUT), 8, kernels=True)
     assert found == pytest.approx(num_bytes + repeated + embeddings + 3 * rank, rel=0.001)
