@@ -42,3 +42,11 @@ def size_in_words(num_bytes: float) -> str:
         if num_bytes >= factor:
             return f"{num_bytes / factor:.1f} {unit}"
     return f"{num_bytes:.0f} bytes"
+
+
+def memory_in_words(num_bytes: float) -> str:
+    """Bytes as memory is told of: ``15.9 GiB``."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:,.1f} {unit}"
+    return f"{num_bytes:.0f} bytes"

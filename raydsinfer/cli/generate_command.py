@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from raydsinfer.cli.failures import ExitCode, reported_failures
+from raydsinfer.cli.flags import AcceleratorType, Address, CpuRanks, Debug, GpuRanks, ModelName, PlacementStrategy
 from raydsinfer.cli.options import with_flags
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig, RecoveryConfig
 
@@ -26,9 +27,7 @@ _HIDDEN = frozenset({"replace_method", "echo_fault", "echo_delay_s"})
     hidden=_HIDDEN,
 )
 def generate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model: a directory, a URL, or a name on the Hugging Face hub.")
-    ],
+    model: ModelName,
     input: Annotated[
         str,
         typer.Argument(
@@ -51,30 +50,11 @@ def generate(
     max_worker_groups: Annotated[
         int | None, typer.Option(help="Let the number of gangs grow up to this, while GPUs are free.")
     ] = None,
-    num_gpus_per_worker_group: Annotated[
-        int | None,
-        typer.Option(
-            help="GPUs that share the model in each gang: the tensor parallel size. \\[default: 1]", show_default=False
-        ),
-    ] = None,
-    num_cpu_ranks_per_worker_group: Annotated[
-        int | None,
-        typer.Option(
-            "--num-cpu-ranks-per-worker-group",
-            "--cpu-ranks",
-            help="Run on this many CPU processes a gang instead of GPUs.",
-        ),
-    ] = None,
-    placement_strategy: Annotated[
-        str, typer.Option(help="Ray's placement of a gang: PACK, SPREAD, STRICT_PACK, STRICT_SPREAD.")
-    ] = "PACK",
-    accelerator_type: Annotated[str | None, typer.Option(help="Ray's name of the GPU, for example H100.")] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray cluster. 'local' starts one; by default RAY_ADDRESS, then one that runs here, then a new one."
-        ),
-    ] = None,
+    num_gpus_per_worker_group: GpuRanks = None,
+    num_cpu_ranks_per_worker_group: CpuRanks = None,
+    placement_strategy: PlacementStrategy = "PACK",
+    accelerator_type: AcceleratorType = None,
+    address: Address = None,
     batch_size: Annotated[int, typer.Option(help="Rows that a gang gets at a time.")] = 64,
     prompt_column: Annotated[str, typer.Option(help="Column of texts.")] = "prompt",
     messages_column: Annotated[str, typer.Option(help="Column of conversations; goes before the prompt.")] = "messages",
@@ -117,7 +97,7 @@ def generate(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; load and write nothing.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")] = False,
+    debug: Debug = False,
     *,
     generation: dict[str, Any],
     engine: dict[str, Any],

@@ -14,6 +14,7 @@ from raydsinfer.cli.bench import bench_app
 from raydsinfer.cli.doctor import EXIT_CODES as DOCTOR_EXIT_CODES
 from raydsinfer.cli.doctor import doctor
 from raydsinfer.cli.failures import ExitCode, reported_failures
+from raydsinfer.cli.flags import Debug
 from raydsinfer.cli.generate_command import EXIT_CODES, generate
 from raydsinfer.cli.node_commands import EXIT_CODES as NODE_EXIT_CODES
 from raydsinfer.cli.node_commands import fetch, nodes_app
@@ -62,7 +63,7 @@ def demo(
         str | None, typer.Option(help="Another model. \\[default: SmolLM2-135M-Instruct]", show_default=False)
     ] = None,
     engine: Annotated[str, typer.Option(help="'echo' rehearses without a model.")] = "deepspeed",
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")] = False,
+    debug: Debug = False,
 ) -> None:
     """See it work on this machine: a small model on two CPU ranks, some sixty prompts, a few minutes."""
     console = Console(stderr=True)

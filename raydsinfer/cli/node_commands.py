@@ -9,19 +9,13 @@ import typer
 from rich.console import Console
 
 from raydsinfer.cli.failures import ExitCode, reported_failures
+from raydsinfer.cli.flags import Address, Debug
 
-Address = Annotated[
-    str | None,
-    typer.Option(
-        help="Ray cluster. 'local' starts one; by default RAY_ADDRESS, then one that runs here, then a new one."
-    ),
-]
 GpuOnly = Annotated[bool, typer.Option("--gpu-only", help="Only nodes with GPUs.")]
 Label = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only nodes with this Ray label; may be repeated.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead of the table.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")]
 
 EXIT_CODES = "Exit codes: 0 all is well; 1 it failed on a node; 2 wrong usage or settings; 130 interrupted."
 _KEPT = "interrupted; no process was left behind. Run it again to go on: what has arrived may be kept"

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from raydsinfer.cli.failures import ExitCode, reported_failures
+from raydsinfer.cli.flags import AcceleratorType, Address, CpuRanks, Debug, ModelName, PlacementStrategy
 from raydsinfer.cli.options import with_flags
 from raydsinfer.config import EngineConfig
 
@@ -22,9 +23,7 @@ _HIDDEN = frozenset({"replace_method", "echo_fault", "echo_delay_s"})
 
 @with_flags({"engine": EngineConfig}, hidden=_HIDDEN)
 def plan(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model: a directory, a URL, or a name on the Hugging Face hub.")
-    ],
+    model: ModelName,
     num_gpus_per_worker_group: Annotated[
         int | None,
         typer.Option(
@@ -34,10 +33,7 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    num_cpu_ranks_per_worker_group: Annotated[
-        int | None,
-        typer.Option("--num-cpu-ranks-per-worker-group", "--cpu-ranks", help="CPU processes a gang instead of GPUs."),
-    ] = None,
+    num_cpu_ranks_per_worker_group: CpuRanks = None,
     num_worker_groups: Annotated[
         int | None,
         typer.Option(
@@ -45,10 +41,8 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    placement_strategy: Annotated[
-        str, typer.Option(help="Ray's placement of a gang: PACK, SPREAD, STRICT_PACK, STRICT_SPREAD.")
-    ] = "PACK",
-    accelerator_type: Annotated[str | None, typer.Option(help="Ray's name of the GPU, for example H100.")] = None,
+    placement_strategy: PlacementStrategy = "PACK",
+    accelerator_type: AcceleratorType = None,
     gpu: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Reckon with this GPU, like T4 or H100, whatever drivers tell."),
@@ -56,15 +50,10 @@ def plan(
     gpu_memory_gib: Annotated[
         float | None, typer.Option(metavar="GIB", help="Reckon with so much memory on a GPU.")
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray cluster. 'local' starts one; by default RAY_ADDRESS, then one that runs here, then a new one."
-        ),
-    ] = None,
+    address: Address = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="Time limit of each probe on a node.")] = 120,
     json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead of the tables.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")] = False,
+    debug: Debug = False,
     *,
     engine: dict[str, Any],
 ) -> None:

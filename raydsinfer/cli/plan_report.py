@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from raydsinfer.checkpoints.sizes import memory_in_words
 from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.cli.plan_engines import engines_table, reasons
 from raydsinfer.planning.needs import Need
@@ -18,7 +19,6 @@ from raydsinfer.planning.placing import Placed
 from raydsinfer.planning.plan import Plan
 from raydsinfer.planning.verdicts import ENGINES
 
-_GIB = 2**30
 _WIDTH = 140  # characters, where no person looks
 Line = tuple[str, str]
 
@@ -85,7 +85,7 @@ def model_lines(plan: Plan) -> Iterator[Line]:
         checked = "headers read" if stored.checked else "by its listing"
         files = _count(stored.num_files, "file")
         cut = f", cut for {stored.tp_size} ranks" if stored.tp_size else ""
-        yield "stored", f"{stored.form}, {files}, {size(stored.num_bytes)}{cut} ({checked})"
+        yield "stored", f"{stored.form}, {files}, {memory_in_words(stored.num_bytes)}{cut} ({checked})"
     device = "GPU" if plan.wanted.use_gpu else "CPU"
     ranks = _count(plan.num_ranks, f"{device} rank")
     why = ""
@@ -103,20 +103,23 @@ def memory_lines(plan: Plan) -> Iterator[Line]:
     yield (
         "memory",
         (
-            f"of the {'fullest ' if plan.num_ranks > 1 else ''}{device}: weights about {size(memory.weights_bytes)} "
-            f"({memory.num_parameters:,} parameters), about {size(memory.overhead_bytes)} for all else"
+            f"of the {'fullest ' if plan.num_ranks > 1 else ''}{device}: "
+            f"weights about {memory_in_words(memory.weights_bytes)} ({memory.num_parameters:,} parameters), "
+            f"about {memory_in_words(memory.overhead_bytes)} for all else"
         ),
     )
-    kept = f"keys and values take {size(memory.kv_bytes_per_token)} a token"
+    kept = f"keys and values take {memory_in_words(memory.kv_bytes_per_token)} a token"
     if memory.kv_bytes is None or memory.largest_batch is None:
         yield "", f"{kept}; how many fit is not known: nobody tells the memory of the GPU"
         return
     if plan.engine == "kernel_inject":
-        left = f"the kernels reserve {size(memory.kv_bytes)}, keys and values included"
+        left = f"the kernels reserve {memory_in_words(memory.kv_bytes)}, keys and values included"
     elif plan.engine == "continuous":
-        left = f"{kept}; {size(memory.kv_bytes)} are left for them{_within(plan)}: {memory.kv_tokens:,} tokens"
+        left = (
+            f"{kept}; {memory_in_words(memory.kv_bytes)} are left for them{_within(plan)}: {memory.kv_tokens:,} tokens"
+        )
     else:
-        left = f"{kept}; {size(memory.kv_bytes)} for the largest batch{_within(plan)}"
+        left = f"{kept}; {memory_in_words(memory.kv_bytes)} for the largest batch{_within(plan)}"
     yield "", left if memory.largest_batch else f"{kept}; no room is left for them"
     setting = "max_running" if plan.engine == "continuous" else "max_batch_size"
     most = memory.largest_batch == memory.wanted_rows
@@ -133,7 +136,7 @@ def _within(plan: Plan) -> str:
     if plan.memory.device_bytes is None:
         return ""
     share = f"{plan.wanted.config.gpu_memory_utilization:g} of " if plan.engine == "continuous" else ""
-    return f", within {share}{size(plan.memory.device_bytes)}"
+    return f", within {share}{memory_in_words(plan.memory.device_bytes)}"
 
 
 def node_lines(plan: Plan) -> Iterator[Line]:
@@ -150,13 +153,21 @@ def node_lines(plan: Plan) -> Iterator[Line]:
 
 def _needed(need: Need, node: NodeFacts, plan: Plan) -> Iterator[str]:
     if need.num_ranks:
-        there = f", {size(node.available_bytes)} available" if node.available_bytes is not None else ""
-        yield f"host memory for {_count(need.num_ranks, 'rank')} about {size(need.host_bytes)}{there}"
+        there = f", {memory_in_words(node.available_bytes)} available" if node.available_bytes is not None else ""
+        yield f"host memory for {_count(need.num_ranks, 'rank')} about {memory_in_words(need.host_bytes)}{there}"
     if need.disk_bytes:
-        room = f", {size(node.disk_free_bytes)} free in {node.disk_path}" if node.disk_free_bytes is not None else ""
-        yield f"disk for the model {size(need.disk_bytes)}{room}"
+        room = (
+            f", {memory_in_words(node.disk_free_bytes)} free in {node.disk_path}"
+            if node.disk_free_bytes is not None
+            else ""
+        )
+        yield f"disk for the model {memory_in_words(need.disk_bytes)}{room}"
     elif not plan.model.stored_problem and not node.model_problem and not node.problem:
         yield "the model is there"
+    if need.copies_bytes:
+        config = plan.wanted.config
+        places = filter(None, (config.reshard_checkpoint_path, config.save_mp_checkpoint_path))
+        yield f"up to {memory_in_words(need.copies_bytes)} in {' and '.join(places)} while copies are written there"
 
 
 def placement_lines(plan: Plan) -> Iterator[Line]:
@@ -205,11 +216,3 @@ def closing_lines(plan: Plan) -> Iterator[Line]:
 
 def _count(num: int, noun: str) -> str:
     return f"{num} {noun}{'s' if num != 1 else ''}"
-
-
-def size(num_bytes: float) -> str:
-    """Bytes, as GPUs are told of."""
-    for unit, factor in (("GiB", _GIB), ("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:,.1f} {unit}"
-    return f"{num_bytes:.0f} bytes"

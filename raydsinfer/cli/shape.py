@@ -76,12 +76,13 @@ def gang_shape(
             hint="The ranks of a gang are GPUs or CPUs.",
         )
     num_ranks = num_cpu_ranks if num_cpu_ranks is not None else (num_gpus if num_gpus is not None else 1)
+    kind = "gpus" if num_cpu_ranks is None else "cpu-ranks"
     max_gangs = num_worker_groups if max_worker_groups is None else max_worker_groups
     strategies = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
     checks = [
         ("--num-worker-groups", num_worker_groups, num_worker_groups >= 1, "1 or more"),
         ("--max-worker-groups", max_gangs, max_gangs >= num_worker_groups, "at least --num-worker-groups"),
-        ("ranks of a worker group", num_ranks, num_ranks >= 1, "1 or more"),
+        (f"--num-{kind}-per-worker-group", num_ranks, num_ranks >= 1, "1 or more"),
         (
             "--placement-strategy",
             placement_strategy,

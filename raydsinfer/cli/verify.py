@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raydsinfer.cli.failures import reported_failures
+from raydsinfer.cli.flags import AcceleratorType, Address, CpuRanks, Debug, GpuRanks, ModelName, PlacementStrategy
 from raydsinfer.cli.options import with_flags
 from raydsinfer.config import EngineConfig, GangConfig
 from raydsinfer.errors import InvalidSettingError, VerificationError
@@ -26,34 +27,17 @@ _HIDDEN = frozenset({"verify", "seed", "replace_method", "echo_fault", "echo_del
 
 @with_flags({"engine": EngineConfig, "gang": GangConfig}, hidden=_HIDDEN)
 def verify(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model: a directory, a URL, or a name on the Hugging Face hub.")
-    ],
-    num_gpus_per_worker_group: Annotated[
-        int | None,
-        typer.Option(help="GPUs that share the model: the tensor parallel size. \\[default: 1]", show_default=False),
-    ] = None,
-    num_cpu_ranks_per_worker_group: Annotated[
-        int | None,
-        typer.Option(
-            "--num-cpu-ranks-per-worker-group", "--cpu-ranks", help="Run on this many CPU processes instead of GPUs."
-        ),
-    ] = None,
-    placement_strategy: Annotated[
-        str, typer.Option(help="Ray's placement of a gang: PACK, SPREAD, STRICT_PACK, STRICT_SPREAD.")
-    ] = "PACK",
-    accelerator_type: Annotated[str | None, typer.Option(help="Ray's name of the GPU, for example H100.")] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray cluster. 'local' starts one; by default RAY_ADDRESS, then one that runs here, then a new one."
-        ),
-    ] = None,
+    model: ModelName,
+    num_gpus_per_worker_group: GpuRanks = None,
+    num_cpu_ranks_per_worker_group: CpuRanks = None,
+    placement_strategy: PlacementStrategy = "PACK",
+    accelerator_type: AcceleratorType = None,
+    address: Address = None,
     write_golden: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="Write what transformers says into a file, for --golden of later runs."),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")] = False,
+    debug: Debug = False,
     *,
     engine: dict[str, Any],
     gang: dict[str, Any],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -15,7 +16,7 @@ from raydsinfer.cli.shape import GangShape
 from raydsinfer.config import EngineConfig, GangConfig
 from raydsinfer.engines.verification.golden import write_golden as write
 from raydsinfer.errors import OutputError, UnsupportedError
-from raydsinfer.groups.supervisor import GangSupervisor
+from raydsinfer.groups import placement, supervisor
 
 if TYPE_CHECKING:
     from raydsinfer.engines.verification.report import VerificationReport
@@ -71,9 +72,12 @@ def verified(
     ):
         if started_here:
             refuse_impossible(shape)
-        with GangSupervisor(spec, shape.scaling_config(), gang_config=deadlines, on_progress=say) as supervisor:
-            report = supervisor.start().load_report.verification
-            failed = supervisor.failed_ways
+        for module in (placement, supervisor):  # all that they warn of they also tell
+            logging.getLogger(module.__name__).setLevel(logging.ERROR)
+        gangs = supervisor.GangSupervisor(spec, shape.scaling_config(), gang_config=deadlines, on_progress=say)
+        with gangs:
+            report = gangs.start().load_report.verification
+            failed = gangs.failed_ways
     assert report is not None  # noqa: S101 - "always" raises where there is nothing to compare with
     if write_golden is not None:
         write(write_golden, report.golden)

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from deepspeed import comm
 from deepspeed.comm import pg_utils
-from deepspeed.module_inject.layers import LinearAllreduce, LinearLayer, conv_LinearLayer
+from deepspeed.module_inject.layers import LinearAllreduce
 from torch import nn
 
 from raydsinfer.checkpoints.tensors import Slice
 from raydsinfer.engines.deepspeed_fill import Filler
-from raydsinfer.engines.deepspeed_slices import Shapes, autotp_slices
+from raydsinfer.engines.deepspeed_slices import Shapes, autotp_slices, cuts_rows
 from raydsinfer.engines.int8.linear import Int8Linear, SummedInt8Linear
 from raydsinfer.engines.int8.replace import int8_layers, linear_as_int8, replace_linears
 from raydsinfer.errors import EngineError
@@ -44,8 +44,7 @@ def sliced_as_int8(layer: nn.Module, dtype: torch.dtype) -> Int8Linear | None:
             take_largest=partial(comm.all_reduce, op=comm.ReduceOp.MAX, group=any_layer.mp_group),
         )
     # What gathers its output, or keeps its weights transposed, has a forward of its own.
-    by_row = isinstance(layer, LinearLayer) and not isinstance(layer, conv_LinearLayer)
-    if (by_row and not any_layer.gather_output) or type(layer) is LinearAllreduce:
+    if (cuts_rows(layer) and not any_layer.gather_output) or type(layer) is LinearAllreduce:
         outputs, inputs = any_layer.weight.shape
         return Int8Linear(inputs, outputs, bias=any_layer.bias is not None, dtype=dtype, device="meta")
     return linear_as_int8(layer, dtype)

@@ -46,8 +46,13 @@ def autotp_slices(model: nn.Module, shapes: Shapes, rank: int) -> dict[str, Slic
     return slices
 
 
+def cuts_rows(layer: nn.Module) -> bool:
+    """Whether a layer of AutoTP has some of the outputs; its weights are as torch has them, not transposed."""
+    return isinstance(layer, LinearLayer) and not isinstance(layer, conv_LinearLayer)
+
+
 def _layer_slice(path: str, layer: Any, leaf: str, shape: Sequence[int], rank: int) -> Slice:
-    by_row = isinstance(layer, LinearLayer) and not isinstance(layer, conv_LinearLayer)
+    by_row = cuts_rows(layer)
     if not by_row and type(layer).__name__ not in ("LinearAllreduce", "LmHeadLinearAllreduce"):
         raise _unsupported(path, f"{type(layer).__name__} cuts in a way of its own")
     if isinstance(layer, LinearAllreduce) and leaf == "bias":

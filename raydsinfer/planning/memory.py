@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydsinfer.bench.throughput.workspace import workspace_bytes
+from raydsinfer.checkpoints.sizes import memory_in_words
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.continuous.kv_cache import bytes_per_token
 from raydsinfer.engines.kernel_workspace import rows_to_reserve
 from raydsinfer.planning.model import ModelFacts
 from raydsinfer.planning.verdicts import Engine, mode_of
 
-_GIB = 2**30
-
-CUDA_BYTES = _GIB
+CUDA_BYTES = 2**30
 """Reckoned for CUDA's context and libraries and NCCL's buffers on a GPU: an allowance, not a measurement."""
 
 KERNELS_FREE_BYTES = 500 * 2**20
@@ -176,8 +175,10 @@ def _problem(
 ) -> tuple[str, str]:
     if room.rows is None:
         return "", ""
-    beside = "" if device_bytes is None else f" beside {_gib(taken)} on a GPU of {_gib(device_bytes)}"
-    row = f"one row of max_tokens={config.max_tokens} needs {_gib(room.row_bytes)}"
+    beside = (
+        "" if device_bytes is None else f" beside {memory_in_words(taken)} on a GPU of {memory_in_words(device_bytes)}"
+    )
+    row = f"one row of max_tokens={config.max_tokens} needs {memory_in_words(room.row_bytes)}"
     if room.rows == 0:
         return f"no row fits: {row}{beside}", "Use more GPUs a gang, or lower max_tokens."
     if engine == "kernel_inject" and room.rows < config.max_batch_size:
@@ -189,7 +190,10 @@ def _problem(
     if config.kv_cache_bytes is not None and device_bytes is not None and engine == "continuous":
         over = taken + config.kv_cache_bytes - device_bytes
         if over > 0:
-            return f"kv_cache_bytes={config.kv_cache_bytes} is {_gib(over)} more than the GPU has", "Lower it."
+            return (
+                f"kv_cache_bytes={config.kv_cache_bytes} is {memory_in_words(over)} more than the GPU has",
+                "Lower it.",
+            )
     return "", ""
 
 
@@ -211,7 +215,3 @@ def _overhead(
 
 def _num_layers(model_config: Any) -> int:
     return int(model_config.get_text_config().num_hidden_layers)
-
-
-def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / _GIB:.1f} GiB" if num_bytes >= _GIB else f"{num_bytes / 2**20:.0f} MiB"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from raydsinfer.checkpoints.sizes import size_in_words
 from raydsinfer.config import EngineConfig
 from raydsinfer.doctor.judges.node import RANK_HOST_BYTES
+from raydsinfer.planning.copies import copies_bytes
 from raydsinfer.planning.memory import ITEM_BYTES, Memory
 from raydsinfer.planning.model import ModelFacts
 from raydsinfer.planning.nodes import NodeFacts
@@ -26,9 +27,9 @@ class Need:
         node: Name of the node.
         num_ranks: That would run there.
         host_bytes: Host memory of these ranks.
-        disk_bytes: To fetch the model, and to write what settings ask for. Not counted: the space that files of
-            DeepSpeed's form (`save_mp_checkpoint_path` with `kernel_inject`) take once more while they are written;
-            how much that is depends on how its layers fuse the weights, and the gang looks for it before it writes.
+        disk_bytes: To fetch the model.
+        copies_bytes: For copies in another form that settings ask for, while they are being written. Not counted:
+            what pickles from before zip archives are unpacked to.
         problems: Why there is not enough, or the model cannot be read.
     """
 
@@ -36,6 +37,7 @@ class Need:
     num_ranks: int
     host_bytes: int
     disk_bytes: int
+    copies_bytes: int = 0
     problems: tuple[str, ...] = ()
 
 
@@ -54,6 +56,7 @@ def needs_of(
     config: EngineConfig,
     memory: Memory,
     *,
+    num_ranks: int,
     use_gpu: bool,
 ) -> list[Need]:
     """What each node has to have.
@@ -64,11 +67,11 @@ def needs_of(
         model: The model.
         config: Inference settings.
         memory: Of a rank.
+        num_ranks: Of a gang.
         use_gpu: Whether a rank is a GPU.
     """
     each = rank_host_bytes(model, config, memory, use_gpu=use_gpu)
-    stored = model.stored.num_bytes if model.stored else 0
-    copies = stored * sum(path is not None for path in (config.save_mp_checkpoint_path, config.reshard_checkpoint_path))
+    copies = copies_bytes(model, config, num_ranks, kernels=memory.engine == "kernel_inject")
     return [_need(node, ranks_by_node.get(node.node_id, 0), each, copies) for node in nodes]
 
 
@@ -94,6 +97,7 @@ def _need(node: NodeFacts, num_ranks: int, each: int, copies: int) -> Need:
         node=node.name,
         num_ranks=num_ranks,
         host_bytes=host,
-        disk_bytes=node.missing_bytes + copies,
+        disk_bytes=node.missing_bytes,
+        copies_bytes=copies,
         problems=tuple(problems),
     )

@@ -108,7 +108,7 @@ def make_plan(wanted: Wanted, model: ModelFacts, cluster: ClusterFacts) -> Plan:
     gangs = wanted.num_gangs or (max(1, now) if wanted.use_gpu else 1)
     placed = tuple(place_gangs(request, gangs, cluster.resources))
     ranks = sum((Counter(gang.ranks_by_node) for gang in placed), Counter[str]())
-    needs = tuple(needs_of(nodes, ranks, model, config, memory, use_gpu=wanted.use_gpu))
+    needs = tuple(needs_of(nodes, ranks, model, config, memory, num_ranks=num_ranks, use_gpu=wanted.use_gpu))
     verdict = next(v for v in verdicts if (v.engine, v.dtype) == (engine, dtype))
     best = best_possible(verdicts, dtype, use_gpu=wanted.use_gpu) if verdict.possible is False else None
     problems = problems_of(

@@ -42,6 +42,12 @@ def parameters_by_rank(model: Any, mode: str, num_ranks: int) -> list[int]:
     return [round(number) for number in held]
 
 
+def parameters_outside_layers(model: Any) -> int:
+    """Parameters that are not in the repeated layers: embeddings, the last norm, the output head; a tied one once."""
+    layers = {name for name, _ in _of_repeated_layers(model)}
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if name not in layers)
+
+
 def quantised_by_rank(model: Any, mode: str, num_ranks: int) -> list[int]:
     """How many of the parameters on each rank ``dtype="int8"`` quantises: the matrices of the layers' linear layers.
 

@@ -105,6 +105,7 @@ def test_the_command_and_strict(faults: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "is off by 1" in out
     assert "the model's text is not right here" in err
+    assert err.count("the model's text is not right: continuous AutoTP") == 1, err
     for way in ("continuous AutoTP", "static AutoTP"):
         assert f"{way}: single: token 0: the log-probability of" in err
     assert_nothing_left()

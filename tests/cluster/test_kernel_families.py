@@ -12,7 +12,7 @@ import pytest
 from ray.train import ScalingConfig
 
 from raydsinfer.config import EngineConfig, GangConfig, GenerationConfig
-from raydsinfer.engines.base import EngineSpec, GenerateBatch
+from raydsinfer.engines.base import EngineSpec, GenerateBatch, RankContext
 from raydsinfer.engines.families import FAMILIES
 from raydsinfer.engines.resharding import checked_settings, reshard_directory
 from raydsinfer.errors import EngineError
@@ -54,6 +54,16 @@ def batches() -> list[tuple[list[list[int]], dict[str, Any]]]:
     ]
 
 
+def answer_and_spare_bytes(context: RankContext, case: Case) -> tuple[Case, int]:
+    """On each rank: generate a case's batches, and look what DeepSpeed's layers keep to join weights in."""
+    from deepspeed.ops.transformer.inference.ds_attention import DeepSpeedSelfAttention
+    from deepspeed.ops.transformer.inference.ds_mlp import DeepSpeedMLP
+
+    [answered] = answer(context, [case])
+    spare = [*DeepSpeedSelfAttention._qkv_buffers, *DeepSpeedMLP._inter_w_buffers]
+    return answered, sum(tensor.nbytes for tensor in spare)
+
+
 def test_each_family_that_is_said_to_have_kernels_has_an_adapter() -> None:
     from raydsinfer.engines.deepspeed_kernels.adapters import ADAPTERS
 
@@ -88,7 +98,8 @@ def test_greedy_tokens_equal_transformers(tmp_path: Path, family: str, world_siz
         reshard_directory(model, loaded, checked_settings("ranks", 2, None, "1GB"), origin={})
     if (family, world_size, whole) == (WRITTEN_FOR_KERNELS, 2, False):
         settings["save_mp_checkpoint_path"] = str(tmp_path / "written")
-    [case] = run_ranks(world_size, answer, [Case(str(loaded), settings, batches())])
+    case, spare_bytes = run_ranks(world_size, answer_and_spare_bytes, Case(str(loaded), settings, batches()))
+    assert spare_bytes == 0
     for (requests, generation), answers in zip(case.batches, case.answers, strict=True):
         expected = plain_greedy(model, requests, generation.get("max_new_tokens", NEW_TOKENS))
         assert tokens(answers) == expected, f"prompts of {[len(request) for request in requests]}"

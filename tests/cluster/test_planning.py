@@ -17,6 +17,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from raydsinfer.bench.ranks import run_on_ranks
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.base import EngineSpec, LoadReport, RankContext
+from raydsinfer.engines.resharding import checked_settings, reshard_directory
+from raydsinfer.planning.copies import copies_bytes
 from raydsinfer.planning.gather import read_cluster
 from raydsinfer.planning.gpus import assumed_gpu
 from raydsinfer.planning.memory import rank_memory
@@ -77,6 +79,17 @@ def test_memory_is_what_engines_report(models: Path, num_ranks: int) -> None:
         if engine == "continuous":
             assert (told[0].batching, memory.kv_tokens) == ("continuous", told[0].num_kv_tokens), case
             assert memory.largest_batch == min(256, told[0].num_kv_tokens // 64), case
+
+
+@pytest.mark.slow
+def test_disk_for_a_copy_is_what_it_takes(tmp_path: Path) -> None:
+    model, target = write_tiny_model("llama", tmp_path / "llama"), tmp_path / "cut"
+    written = reshard_directory(model, target, checked_settings("deepspeed", 2, None, "5GB"), origin={})
+    facts = read_model(str(model), EngineConfig())
+    planned = copies_bytes(facts, EngineConfig(save_mp_checkpoint_path=str(target)), 2, kernels=True)
+    # What all ranks have and each one's part: all may be in work at a time, put together in as much space again.
+    assert written.num_files == 3
+    assert planned == pytest.approx(2 * written.num_bytes, rel=0.02)
 
 
 @pytest.fixture(scope="module")

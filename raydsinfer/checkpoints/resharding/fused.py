@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from raydsinfer.checkpoints.tensors import ITEM_BYTES, Slice
 
+_BLOCK_BYTES = 4096  # of the usual file systems
+
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
@@ -90,3 +92,8 @@ class PickledFile:
     @property
     def exact_bytes(self) -> None:
         """Only torch knows."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """All tensors are put together before `torch.save`, each in a file of its own, which takes whole blocks."""
+        return sum(-(-entry.num_bytes // _BLOCK_BYTES) * _BLOCK_BYTES for entry in self.entries)

@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from raydsinfer.checkpoints.resharding.blocks import BLOCK_BYTES, convert
 from raydsinfer.checkpoints.resharding.fused import FusedTensor, PickledFile, Region
 from raydsinfer.checkpoints.resharding.plan import Stripe
-from raydsinfer.checkpoints.resharding.writer import Sink, too_large
-from raydsinfer.checkpoints.weights.description import Description
+from raydsinfer.checkpoints.resharding.writer import Sink, Writer, too_large
 from raydsinfer.checkpoints.weights.ranks_index import FileSum
 from raydsinfer.checkpoints.weights.reader import TensorReader
 
@@ -25,40 +23,11 @@ if TYPE_CHECKING:
     import torch
 
 
-class PickleWriter:
-    """Writes files of fused tensors; several threads may, each another file.
-
-    Args:
-        description: The source.
-        directory: Where the files go.
-        scratch: Where tensors are put together, and the source's files unpacked that cannot be mapped as they are.
-        on_bytes: Called after each block with the number of bytes put in place; may raise to stop.
-        check: Called after each block that was read back; may raise to stop.
-    """
-
-    def __init__(
-        self,
-        description: Description,
-        directory: Path,
-        *,
-        scratch: Path,
-        on_bytes: Callable[[int], None],
-        check: Callable[[], None],
-    ) -> None:
-        self._description, self._directory = description, directory
-        self._scratch, self._on_bytes, self._check = scratch, on_bytes, check
+class PickleWriter(Writer):
+    """Writes files of fused tensors."""
 
     def write(self, stripe: Stripe[PickledFile]) -> dict[str, FileSum]:
-        """Write the files of a stripe and read them back.
-
-        Returns:
-            File name → size and checksum.
-
-        Raises:
-            CheckpointError: A value is too large for the dtype that was asked for.
-            OutputError: What is on the disk is not what was written.
-            OSError: The disk does not take it.
-        """
+        """See `Writer.write`."""
         return {file.name: self._write(file) for file in stripe.files}
 
     def _write(self, file: PickledFile) -> FileSum:

@@ -45,6 +45,10 @@ class PlannedFile(Protocol):
     def exact_bytes(self) -> int | None:
         """Its size; None if that is known only when it is written."""
 
+    @property
+    def scratch_bytes(self) -> int:
+        """Space that it takes beside its own while it is written."""
+
 
 AnyFile = TypeVar("AnyFile", bound=PlannedFile)
 
@@ -108,6 +112,11 @@ class OutputFile:
     def exact_bytes(self) -> int:
         """Size of the file."""
         return self.num_bytes
+
+    @property
+    def scratch_bytes(self) -> int:
+        """None: tensors go from the source into the file."""
+        return 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from raydsinfer.checkpoints.resharding.journal import Journal
 from raydsinfer.checkpoints.resharding.manifest import Layout, Manifest, Settings, write_manifest
 from raydsinfer.checkpoints.resharding.plan import CONVERTIBLE, Plan
 from raydsinfer.checkpoints.resharding.target import Target
-from raydsinfer.checkpoints.resharding.work import num_scratch_bytes, write_plan
+from raydsinfer.checkpoints.resharding.work import most_scratch_bytes, write_plan
 from raydsinfer.checkpoints.sizes import OnProgress
 from raydsinfer.checkpoints.weights.describe import describe
 from raydsinfer.checkpoints.weights.description import Description
@@ -141,9 +141,9 @@ class Job:
 def _build(place: Target, form: Form, job: Job, on_progress: OnProgress | None) -> tuple[Manifest, int]:
     """Fill the partial directory and move it into place; also says how many files an earlier run had finished."""
     description, settings, plan = job.description, job.settings, form.plan
-    with place.typed_errors(plan.num_bytes):
+    needed = _needed_bytes(plan, job)
+    with place.typed_errors(needed):
         journal = Journal(place.partial, job.key(plan))
-        needed = plan.num_bytes + num_scratch_bytes(plan) + _unpacked_bytes(description)
         place.check_space(needed - journal.tidy())
         sums, num_resumed = write_plan(plan, form.make_writer(place.partial), place.partial, journal, on_progress)
         journal.tidy()
@@ -162,6 +162,14 @@ def _build(place: Target, form: Form, job: Job, on_progress: OnProgress | None) 
         place.commit()
         journal.remove_from(place.path)
     return manifest, num_resumed
+
+
+def _needed_bytes(plan: Plan[Any], job: Job) -> int:
+    """Space that is taken where most of it is: files, what they are put together in, copies, and what comes along."""
+    source = job.description.directory
+    extras = sum((source / name).stat().st_size for name in job.extras)
+    scratch = most_scratch_bytes(file.scratch_bytes for file in plan.files)
+    return plan.num_bytes + scratch + _unpacked_bytes(job.description) + extras
 
 
 def _unpacked_bytes(description: Description) -> int:

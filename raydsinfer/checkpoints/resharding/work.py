@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import Generic, Protocol
 
 from raydsinfer.checkpoints.resharding.journal import Journal
 from raydsinfer.checkpoints.resharding.plan import AnyFile, Plan, Stripe
+from raydsinfer.checkpoints.resharding.writer import Writer
 from raydsinfer.checkpoints.sizes import OnProgress
 from raydsinfer.checkpoints.weights.ranks_index import FileSum
 
-_NUM_THREADS = min(4, os.cpu_count() or 1)  # hashing and copying use one core each; each thread maps one tensor
+MOST_FILES_AT_ONCE = 4
+"""Stripes in work at a time, on a machine with as many cores."""
+
+_NUM_THREADS = min(MOST_FILES_AT_ONCE, os.cpu_count() or 1)  # hashing and copying use one core each
 _SCRATCH = "scratch"
 
 
-class Writer(Protocol):
-    """Writes the files of a stripe and reads them back; several threads may use it."""
-
-    def write(self, stripe: Any) -> dict[str, FileSum]:
-        """File name → size and checksum."""
-
-
 class MakeWriter(Protocol):
-    """Makes a writer; see `StripeWriter` for its arguments."""
+    """Makes a writer; see `Writer` for its arguments."""
 
     def __call__(self, *, scratch: Path, on_bytes: Callable[[int], None], check: Callable[[], None]) -> Writer:
         """The writer."""
@@ -64,10 +61,14 @@ def write_plan(
     return {file.name: crew.sums[file.name] for file in plan.files}, crew.num_resumed
 
 
-def num_scratch_bytes(plan: Plan[AnyFile]) -> int:
-    """Space that files take beside their own while they are written: they are put together before `torch.save`."""
-    sizes = (file.num_bytes for file in plan.files if file.exact_bytes is None)
-    return sum(sorted(sizes, reverse=True)[:_NUM_THREADS])
+def most_scratch_bytes(each: Iterable[int], num_at_once: int = _NUM_THREADS) -> int:
+    """The most space that files take at one time beside their own.
+
+    Args:
+        each: What each takes while it is written.
+        num_at_once: How many are in work at a time.
+    """
+    return sum(sorted(each, reverse=True)[:num_at_once])
 
 
 class _Crew(Generic[AnyFile]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
     import torch
 
 
-class StripeWriter:
+class Writer(ABC):
     """Writes stripes of files; several threads may, each another stripe.
 
     Args:
         description: The source.
         directory: Where the files go.
-        scratch: Where the source's files may be unpacked that cannot be mapped as they are.
+        scratch: For what is put together before it is written, and for copies of the source's files that cannot be
+            mapped as they are.
         on_bytes: Called after each block with the number of bytes written; may raise to stop.
         check: Called after each block that was read back; may raise to stop.
     """
@@ -44,7 +46,8 @@ class StripeWriter:
         self._description, self._directory = description, directory
         self._scratch, self._on_bytes, self._check = scratch, on_bytes, check
 
-    def write(self, stripe: Stripe[OutputFile]) -> dict[str, FileSum]:
+    @abstractmethod
+    def write(self, stripe: Any) -> dict[str, FileSum]:
         """Write the files of a stripe and read them back.
 
         Returns:
@@ -55,6 +58,13 @@ class StripeWriter:
             OutputError: What is on the disk is not what was written.
             OSError: The disk does not take it.
         """
+
+
+class StripeWriter(Writer):
+    """Writes safetensors files, tensor by tensor, block by block."""
+
+    def write(self, stripe: Stripe[OutputFile]) -> dict[str, FileSum]:
+        """See `Writer.write`."""
         with ExitStack() as stack:
             sinks = [stack.enter_context(Sink(self._directory / file.name, file.header())) for file in stripe.files]
             for row in zip(*(file.entries for file in stripe.files), strict=True):

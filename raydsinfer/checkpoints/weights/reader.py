@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raydsinfer.checkpoints.tensors import WHOLE, Slice, fits, in_words, is_whole, within
+from raydsinfer.checkpoints.tensors import Slice, fits, in_words, is_whole, within
 from raydsinfer.checkpoints.weights.description import Description, LogicalTensor
 from raydsinfer.checkpoints.weights.mapped import MappedFiles
 from raydsinfer.errors import CheckpointError
@@ -76,8 +76,8 @@ class TensorReader:
         """What a rank keeps of a tensor, as views of the mapped file.
 
         Args:
-            name: Of the tensor.
-            wanted: Which part. Weights that DeepSpeed cut have one part a rank, whatever is wanted.
+            name: Of the tensor; not one that DeepSpeed cut, of which only it knows the parts.
+            wanted: Which part.
 
         Returns:
             Views that joined along ``wanted.dim`` are the part.
@@ -95,19 +95,18 @@ class TensorReader:
 
     def _stored(self, tensor: LogicalTensor, wanted: Slice) -> Slice:
         """Which part of what is stored for this rank is wanted."""
-        piece = tensor.piece_of(self._rank)
-        if piece.slice is None:
-            return WHOLE
+        cut = tensor.piece_of(self._rank).slice
+        assert cut is not None  # noqa: S101  (what fills DeepSpeed's own form reads it whole)
         path = str(self._description.directory)
         if not fits(wanted, tensor.shape):
             reason = f"tensor {tensor.name} of shape {tensor.shape} has no part {in_words(wanted)}"
             raise CheckpointError(path=path, reason=reason, hint="Check config.json: it does not fit the weights.")
-        stored = within(wanted, piece.slice, tensor.shape)
+        stored = within(wanted, cut, tensor.shape)
         if stored is None:
             raise CheckpointError(
                 path=path,
                 reason=f"of tensor {tensor.name} rank {self._rank} needs {in_words(wanted)}, "
-                f"but {in_words(piece.slice)} was cut out for it",
+                f"but {in_words(cut)} was cut out for it",
                 hint="Run raydsinfer reshard again, with this version.",
             )
         return stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from raydsinfer.checkpoints.sizes import memory_in_words
 from raydsinfer.doctor.findings.failed import ProbeFailed
 from raydsinfer.doctor.findings.machine import Machine
 from raydsinfer.doctor.findings.node import DirectoryFound, LimitsFound, NodeFound
@@ -50,15 +51,16 @@ def judge_node(machine: Machine) -> list[Verdict]:
 
 
 def _judge_memory(found: NodeFound, machine: Machine) -> Verdict:
-    told = f"{_size(found.available_bytes)} of {_size(found.memory_bytes)} available"
+    told = f"{memory_in_words(found.available_bytes)} of {memory_in_words(found.memory_bytes)} available"
     if found.available_bytes < _num_gpus(machine) * RANK_HOST_BYTES:
-        why = f"{told}: little for {_num_gpus(machine)} ranks, each of which takes up to {_size(RANK_HOST_BYTES)}"
+        each = memory_in_words(RANK_HOST_BYTES)
+        why = f"{told}: little for {_num_gpus(machine)} ranks, each of which takes up to {each}"
         return Verdict(subject="host memory", level="yellow", found=why, cure="End what uses it, or run fewer ranks.")
     return Verdict(subject="host memory", level="green", found=told)
 
 
 def _judge_shm(found: NodeFound, machine: Machine) -> Verdict:
-    told = f"{_size(found.shm_free_bytes)} of {_size(found.shm_bytes)} free"
+    told = f"{memory_in_words(found.shm_free_bytes)} of {memory_in_words(found.shm_bytes)} free"
     wanted = min(_STORE_SHARE * found.memory_bytes, _STORE_MOST_BYTES)
     enough = f"--shm-size={math.ceil(wanted / _GIB) + 1}g"  # Docker's g is a GiB
     cure = f"Delete what lies there, or give the container more: docker run {enough}; an emptyDir of medium Memory."
@@ -67,7 +69,7 @@ def _judge_shm(found: NodeFound, machine: Machine) -> Verdict:
         level: Level = "yellow" if _talk(machine) else "red"
         return Verdict(subject=_SHM, level=level, found=why, cure=cure)
     if found.shm_free_bytes < wanted:
-        why = f"{told}: Ray wants {_size(wanted)} for its objects; it takes less, or puts them on a disk"
+        why = f"{told}: Ray wants {memory_in_words(wanted)} for its objects; it takes less, or puts them on a disk"
         return Verdict(subject=_SHM, level="yellow", found=why, cure=cure)
     return Verdict(subject=_SHM, level="green", found=told)
 
@@ -82,12 +84,13 @@ def _talk(machine: Machine) -> bool:
 
 def _judge_limits(limits: LimitsFound) -> Verdict:
     locked: Level = "yellow" if limits.infiniband and limits.locked_bytes is not None else "green"
+    lockable = "no limit on" if limits.locked_bytes is None else memory_in_words(limits.locked_bytes)
     parts = [
         (f"{_number(limits.open_files)} open files", _low(limits.open_files, _LEAST_OPEN_FILES, _ENOUGH_OPEN_FILES),
          "ulimit -Hn 65536 (docker run --ulimit nofile=65536)"),
         (f"{_number(limits.processes)} processes", _low(limits.processes, _LEAST_PROCESSES, _ENOUGH_PROCESSES),
          "ulimit -u unlimited (docker run --pids-limit -1)"),
-        (f"{'no limit on' if limits.locked_bytes is None else _size(limits.locked_bytes)} locked memory", locked,
+        (f"{lockable} locked memory", locked,
          "ulimit -l unlimited (docker run --ulimit memlock=-1), which NCCL needs for InfiniBand"),
     ]  # fmt: skip
     verdicts = [Verdict(subject="limits", level=level, found=found, cure=cure) for found, level, cure in parts]
@@ -107,7 +110,7 @@ def _low(limit: int | None, least: int, wanted: int) -> Level:
 
 
 def _judge_directory(found: DirectoryFound) -> Verdict:
-    told = f"{found.path}: {_size(found.free_bytes)} of {_size(found.total_bytes)} free"
+    told = f"{found.path}: {memory_in_words(found.free_bytes)} of {memory_in_words(found.total_bytes)} free"
     elsewhere = f"Make room, or let {found.setting} name another directory."
     if found.problem:
         cure = f"Let {found.setting} name another directory."
@@ -122,7 +125,3 @@ def _judge_directory(found: DirectoryFound) -> Verdict:
 
 def _number(limit: int | None) -> str:
     return "any number of" if limit is None else f"{limit:,}"
-
-
-def _size(num_bytes: float) -> str:
-    return f"{num_bytes / _GIB:,.1f} GiB" if num_bytes >= _GIB else f"{num_bytes / 2**20:,.0f} MiB"

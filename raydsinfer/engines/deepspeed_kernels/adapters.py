@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
+from deepspeed.ops.transformer.inference.ds_attention import DeepSpeedSelfAttention
+from deepspeed.ops.transformer.inference.ds_mlp import DeepSpeedMLP
 from torch import nn
 
 from raydsinfer.engines import model as models
@@ -34,12 +37,24 @@ ADAPTERS: dict[str, Adapter] = {
 def make_ready(model: Any) -> None:
     """Before DeepSpeed replaces the layers of a transformers model: give its policy what it reads."""
     adapter = ADAPTERS[model.config.model_type]
+    _reserve_nothing_to_join_weights_in()
     for path in models.layer_paths(model):
         layer = model.get_submodule(path)
         if not adapter.takes_meta and next(layer.parameters()).is_meta:
             # Memory that nobody writes to is not taken from the machine.
             layer.to_empty(device="cpu")
         adapter.before(layer, model.config)
+
+
+def _reserve_nothing_to_join_weights_in() -> None:
+    """Keep the first fused layer from taking device memory for weights that are joined at each call.
+
+    Layers join query, key and value, and the matrices of a gated MLP, only where they were made without parameters
+    of their own (`set_empty_params`, for training under ZeRO 3). Those for inference hold them joined, and give the
+    kernels these parameters. With nothing to join in, a layer that did join would raise an IndexError.
+    """
+    DeepSpeedSelfAttention._qkv_buffers = [torch.empty(0), torch.empty(0)]
+    DeepSpeedMLP._inter_w_buffers = [torch.empty(0), torch.empty(0)]
 
 
 def replacing(model: Any) -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from raydsinfer.cli.plan_json import plan_json
-from raydsinfer.cli.plan_report import placed_lines, print_plan, size
+from raydsinfer.cli.plan_report import placed_lines, print_plan
 from raydsinfer.planning.holders import Holder
 from raydsinfer.planning.placing import Placed
 from raydsinfer.planning.plan import Plan, make_plan
@@ -79,6 +79,11 @@ def test_no_room() -> None:
     assert "next" not in said
 
 
+def test_disk_for_copies_is_told_with_their_place() -> None:
+    said = words(told(t4s({"save_mp_checkpoint_path": "/nvme/cut", "reshard_checkpoint_path": "/nvme/layers"})))
+    assert "the model is there; up to 29.8 GiB in /nvme/layers and /nvme/cut while copies are written there" in said
+
+
 def test_static_batches_and_kernels() -> None:
     assert "for the largest batch, within 15.0 GiB" in words(told(t4s({"batching": "static"})))
     on = cluster(node("a"))
@@ -115,7 +120,3 @@ def test_equal_gangs_are_one_line() -> None:
         ("placement", "2 gangs: 2 ranks on 10.0.0.1"),
         ("", "1 gang: nothing is free"),
     ]
-
-
-def test_sizes() -> None:
-    assert [size(n) for n in (12, 2048, 3 * 2**20, 5 * 2**30)] == ["12 bytes", "2.0 KiB", "3.0 MiB", "5.0 GiB"]

@@ -49,7 +49,7 @@ def test_fewer_bytes_with_more_ranks_and_heads_that_do_not_divide() -> None:
 def test_what_does_not_fit_says_how_much_it_would_need() -> None:
     found = memory("llama", "continuous", gib=15)
     assert (found.largest_batch, found.kv_tokens, found.kv_bytes) == (0, 0, 0)
-    assert "one row of max_tokens=1024 needs 128 MiB beside 16." in found.problem
+    assert "one row of max_tokens=1024 needs 128.0 MiB beside 16." in found.problem
     assert "on a GPU of 15.0 GiB" in found.problem
     assert "more GPUs a gang" in found.hint
     assert memory("llama", "continuous", 2, gib=15).problem == ""

@@ -7,14 +7,17 @@ from raydsinfer.doctor.judges.node import RANK_HOST_BYTES
 from raydsinfer.planning.memory import rank_memory
 from raydsinfer.planning.needs import Need, needs_of
 from raydsinfer.planning.nodes import NodeFacts
+from raydsinfer.planning.verdicts import Engine
 from tests.unit.planning.facts import GIB, model, node
 
 
-def needs(*nodes: NodeFacts, ranks: int = 2, use_gpu: bool = True, **settings: Any) -> list[Need]:
+def needs(
+    *nodes: NodeFacts, ranks: int = 2, use_gpu: bool = True, engine: Engine = "continuous", **settings: Any
+) -> list[Need]:
     config = EngineConfig(**settings)
     dtype = "float16" if use_gpu else "float32"
-    memory = rank_memory(model(), config, "continuous", dtype, 2, use_gpu=use_gpu, device_bytes=None)
-    return needs_of(nodes, {"a": ranks}, model(), config, memory, use_gpu=use_gpu)
+    memory = rank_memory(model(), config, engine, dtype, 2, use_gpu=use_gpu, device_bytes=None)
+    return needs_of(nodes, {"a": ranks}, model(), config, memory, num_ranks=2, use_gpu=use_gpu)
 
 
 def test_weights_that_go_to_gpus_pass_through_buffers() -> None:
@@ -40,7 +43,9 @@ def test_disk_for_what_is_fetched_and_for_what_is_written() -> None:
     (locked,) = needs(node("a", missing_bytes=1, disk_problem="user x may not write in /data"))
     assert "may not write" in locked.problems[0]
     (cut,) = needs(node("a"), save_mp_checkpoint_path="/nvme/cut", reshard_checkpoint_path="/nvme/layers")
-    assert cut.disk_bytes == 2 * 16 * 10**9
+    assert (cut.disk_bytes, cut.copies_bytes) == (0, 2 * 16 * 10**9)
+    (for_kernels,) = needs(node("a"), save_mp_checkpoint_path="/nvme/cut", engine="kernel_inject")
+    assert for_kernels.copies_bytes > 2 * 16 * 10**9
 
 
 def test_a_model_and_packages_that_are_not_there() -> None:

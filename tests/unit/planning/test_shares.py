@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, LlamaConfig
 
 from raydsinfer.engines.model import build_meta
-from raydsinfer.planning.shares import parameters_by_rank, quantised_by_rank
+from raydsinfer.planning.shares import parameters_by_rank, parameters_outside_layers, quantised_by_rank
 from tests.unit.planning.facts import model
 
 SMOLLM2 = LlamaConfig(
@@ -58,3 +58,8 @@ def test_kernels_have_a_key_value_head_for_each_query_head(num_ranks: int) -> No
 def test_a_model_without_a_head_of_its_own() -> None:
     built: Any = build_meta(AutoConfig.for_model("gpt2", n_embd=64, n_layer=1, n_head=4), torch.float16)
     assert parameters_by_rank(built, "plain", 1) == [sum(p.numel() for p in built.parameters())]
+
+
+def test_what_is_outside_of_the_layers_is_counted_once_if_it_is_tied() -> None:
+    assert parameters_outside_layers(build_meta(SMOLLM2, torch.float16)) == 49152 * 576 + 576
+    assert parameters_outside_layers(model("llama").built) == 2 * 128256 * 4096 + 4096

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import torch
 
 from raydsinfer.checkpoints.resharding.fused import FusedRules, FusedTensor, Region
 from raydsinfer.checkpoints.resharding.manifest import MANIFEST, Settings
+from raydsinfer.checkpoints.resharding.pickle_plan import plan_pickles
+from raydsinfer.checkpoints.resharding.pickle_writer import PickleWriter
 from raydsinfer.checkpoints.resharding.reshard import reshard_files
 from raydsinfer.checkpoints.tensors import WHOLE, Slice
 from raydsinfer.checkpoints.weights.describe import describe
-from raydsinfer.errors import CheckpointError, InvalidSettingError, UnsupportedError
+from raydsinfer.errors import CheckpointError, InvalidSettingError, OutputError, UnsupportedError
 from tests import synthetic
 
 WIDTH = 16
@@ -234,3 +237,38 @@ def test_a_second_time_finds_it_there_and_other_ranks_are_another_reshard(tmp_pa
     assert run(source, tmp_path / "target").already_there
     run(source, tmp_path / "target", overwrite=True)
     assert (tmp_path / "target" / "tp_01_00.pt").is_file()
+
+
+def test_the_space_that_is_asked_for_is_what_is_taken_at_the_most(tmp_path: Path) -> None:
+    description = describe(synthetic.write(tmp_path / "source", synthetic.tensors(width=WIDTH)))
+    plan = plan_pickles(rules(), description, FUSED)
+    taken: list[int] = []
+
+    def look() -> None:
+        files = sum(path.stat().st_size for path in tmp_path.glob("*.pt"))
+        taken.append(files + mapped_bytes(tmp_path / "scratch"))
+
+    writer = PickleWriter(description, tmp_path, scratch=tmp_path / "scratch", on_bytes=lambda _: look(), check=look)
+    written = 0
+    for stripe in plan.stripes:
+        taken.clear()
+        [found] = writer.write(stripe).values()
+        written += found.bytes
+        assert max(taken) == written + stripe.files[0].scratch_bytes
+    assert written <= plan.num_bytes
+
+
+def mapped_bytes(scratch: Path) -> int:
+    """Of files in a directory that have no name any more and are still mapped."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    ranges = [line[0].split("-") for line in lines if line[-1] == "(deleted)" and str(scratch) in line[-2]]
+    return sum(int(stop, 16) - int(start, 16) for start, stop in ranges)
+
+
+def test_a_disk_without_room_for_both_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = synthetic.write(tmp_path / "source", synthetic.tensors())
+    num_bytes = run(source, tmp_path / "first").num_bytes
+    usage = shutil.disk_usage(tmp_path)._replace(free=num_bytes + 20_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OutputError, match=r"\d+\.\d kB are needed, \d+\.\d kB are free"):
+        run(source, tmp_path / "target")

@@ -12,7 +12,7 @@ DOCKERS_SHM = 64 * 2**20
 def test_dockers_shared_memory_is_little_for_two_gpus() -> None:
     tiny = replace(h100s(), node=node(shm_bytes=DOCKERS_SHM, shm_free_bytes=DOCKERS_SHM))
     shm = verdict(tiny, "/dev/shm")
-    assert (shm.level, "64 MiB of 64 MiB free: little for NCCL between 2 GPUs" in shm.found) == ("yellow", True)
+    assert (shm.level, "64.0 MiB of 64.0 MiB free: little for NCCL between 2 GPUs" in shm.found) == ("yellow", True)
     assert "--shm-size=155g" in shm.cure  # 0.3 of 512 GiB, and one
     assert verdict(replace(tiny, all_reduce=ProbeFailed(reason="no answer")), "/dev/shm").level == "red"
     assert "little for NCCL" not in verdict(replace(laptop(), node=tiny.node), "/dev/shm").found
@@ -62,7 +62,7 @@ def test_limits(limits: LimitsFound, level: str, cure: str) -> None:
         (directory(free_bytes=5 * GIB), "yellow", "that is little"),
         (directory(problem="its file system is mounted noexec"), "red", "noexec"),
         (directory(role="Ray's sessions", free_bytes=40 * GIB), "red", "95% full"),
-        (directory(role="compiled ops", free_bytes=GIB // 2), "yellow", "512 MiB"),
+        (directory(role="compiled ops", free_bytes=GIB // 2), "yellow", "512.0 MiB"),
     ],
 )
 def test_directories(found: DirectoryFound, level: str, says: str) -> None:
