@@ -67,7 +67,7 @@ def _on_gpus(wanted: Wanted, nodes: Sequence[NodeFacts], engine: Engine, memory:
     if blind:
         yield (
             f"No driver tells of the GPUs that Ray counts on {', '.join(blind)}: kind and memory are not known. "
-            "Say them: --gpu NAME or --gpu-memory-gib N."
+            "Name them: `raydsinfer plan --gpu NAME`, or `--gpu-memory-gib N`."
         )
     kinds = Counter(str(gpu) for gpu in gpus)
     if len(kinds) > 1:

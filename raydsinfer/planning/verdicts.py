@@ -234,7 +234,11 @@ def _by_gpus(place: Place, dtype: str) -> _Against | None:
             which = f" ({gpu.name or 'GPU'}: {dotted(gpu.capability)})" if len(set(place.gpus)) > 1 else ""
             return False, f"{problem}{which}", "Use dtype='float16'."
     if dtype == "bfloat16" and (not place.gpus or any(gpu.capability is None for gpu in place.gpus)):
-        return None, "bfloat16 depends on the GPU, whose compute capability nobody tells", "Say --gpu NAME."
+        return (
+            None,
+            "bfloat16 depends on the GPU, whose compute capability nobody tells",
+            "Name it: `raydsinfer plan --gpu NAME`.",
+        )
     return None
 
 

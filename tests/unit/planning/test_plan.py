@@ -127,7 +127,7 @@ def test_code_places_gangs_as_the_command_does() -> None:
 def test_a_gpu_that_nobody_tells_of() -> None:
     plan = planned(cluster(node("a", (UNKNOWN,) * 2)))
     assert (plan.num_ranks, plan.memory.largest_batch, problems(plan)) == (1, None, "")
-    assert any("Say them: --gpu NAME" in remark for remark in plan.remarks)
+    assert any("Name them: `raydsinfer plan --gpu NAME`" in remark for remark in plan.remarks)
 
 
 def test_others_in_the_way_are_named() -> None:

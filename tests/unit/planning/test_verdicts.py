@@ -56,7 +56,7 @@ def test_of_different_gpus_the_one_that_cannot_is_named() -> None:
 
 def test_a_gpu_that_nobody_tells_of_is_a_question() -> None:
     found = verdicts(model("opt"), gpus(UNKNOWN))["continuous", "bfloat16"]
-    assert (found.possible, found.instead) == (None, "Say --gpu NAME.")
+    assert (found.possible, found.instead) == (None, "Name it: `raydsinfer plan --gpu NAME`.")
     nowhere = Place(num_ranks=1, use_gpu=True)
     assert verdicts(model("opt"), nowhere)["continuous", "bfloat16"].possible is None
     assert verdicts(model("opt"), Place(num_ranks=1, use_gpu=True, assumed=T4))["plain", "bfloat16"].possible is False
