@@ -108,9 +108,9 @@ class EngineConfig(Settings):
     """How a gang holds and runs the model; the same on every rank.
 
     Args:
-        engine: ``deepspeed``; ``auto``, which is DeepSpeed, and turns on `kernel_inject` where that was measured to be
-            faster than what the model can do else, or is all that it can do; or ``echo``: a deterministic engine
-            without a model, for rehearsals.
+        engine: ``deepspeed``; ``auto``, which is DeepSpeed, and turns on `kernel_inject` on GPUs where rows would
+            otherwise be generated in static batches without it, and where the model runs in no other way; or
+            ``echo``: a deterministic engine without a model, for rehearsals.
         dtype: Of weights and activations. ``auto``: float32 on CPU; on GPU bfloat16 where the model
             was saved so and the GPU has it, else float16. ``int8``: the weights of decoder layers are rounded
             to 8 bits while they are loaded; activations are what ``auto`` gives.

@@ -91,18 +91,37 @@ FAULTS: dict[str, Callable[[Any, int], None]] = {
 
 def damage(engine: Any, name: str) -> None:
     """Let an engine's model be wrong as soon as it is loaded, before it is used."""
-    load, rank = engine.loader.sharded, engine._context.world_rank
+    load, rank = engine._loader._sharded, engine._context.world_rank
 
-    def sharded(*args: Any) -> Any:
-        model = load(*args)
+    def sharded(*args: Any, **kwargs: Any) -> Any:
+        model = load(*args, **kwargs)
         FAULTS[name](model, rank)
         return model
 
-    engine.loader.sharded = sharded
+    engine._loader._sharded = sharded
+
+
+def without_kernels(loader: Any) -> None:
+    """A loader as on a node with a GPU where DeepSpeed's kernels cannot be built."""
+    from raydsinfer.engines import deepspeed_setup
+    from raydsinfer.errors import KernelBuildError
+
+    prepare = deepspeed_setup.prepare
+
+    def unless_kernels(context: Any, *, kernels: bool) -> None:
+        if kernels:
+            raise KernelBuildError(doing="building DeepSpeed's kernels", reason="no nvcc here\n  said the builder")
+        prepare(context, kernels=kernels)
+
+    deepspeed_setup.prepare = unless_kernels
+    loader._gpu_dtype = lambda dtype: "float16"
 
 
 def damage_engines() -> None:
-    """In each process of a cluster: engines of some modes are wrong, by what `FAULTS_FILE` says at that time."""
+    """In each process of a cluster: engines are wrong, by what `FAULTS_FILE` says at that time of their mode.
+
+    For ``kernels`` it may say ``unbuilt``.
+    """
     import raydsinfer.engines as engines
 
     make = engines.create_engine
@@ -110,9 +129,11 @@ def damage_engines() -> None:
     def create_engine(spec: Any, context: Any) -> Any:
         engine = make(spec, context)
         mode = "kernel_inject" if spec.config.kernel_inject else "autotp"
-        name = json.loads(Path(os.environ[FAULTS_FILE]).read_text()).get(mode)
-        if name is not None:
-            damage(engine, name)
+        faults = json.loads(Path(os.environ[FAULTS_FILE]).read_text())
+        if mode in faults:
+            damage(engine, faults[mode])
+        if faults.get("kernels") == "unbuilt":
+            without_kernels(engine._loader)
         return engine
 
     engines.create_engine = create_engine

@@ -21,6 +21,7 @@ from raydsinfer.cli.rejects import check_rejects_free
 from raydsinfer.groups.placement import gang_request, read_nodes
 from raydsinfer.planning.placing import place_gangs
 from raydsinfer.planning.wanted import Wanted
+from raydsinfer.rows.limits import changes_for
 
 
 def dry_run(job: Job, console: Console) -> bool:
@@ -48,7 +49,7 @@ def dry_run(job: Job, console: Console) -> bool:
         return _rehearsal(job, before, console)
     wanted = Wanted(
         model=spec.model,
-        config=spec.config,
+        config=spec.config.replaced(changes_for(spec.config, job.generation)),
         num_ranks=shape.num_ranks,
         use_gpu=shape.use_gpu,
         num_gangs=shape.num_gangs,

@@ -28,6 +28,7 @@ from raydsinfer.cli.results import Tally, conformed, result_schema
 from raydsinfer.cli.shape import GangShape
 from raydsinfer.cli.summary import Summary
 from raydsinfer.engines.base import EngineSpec
+from raydsinfer.engines.choice import may_take_kernels
 from raydsinfer.engines.families import check_stored_form
 from raydsinfer.errors import ClusterCapacityError
 from raydsinfer.groups.placement import capacity_error, gang_request, read_nodes, why_impossible
@@ -77,8 +78,7 @@ def check_files(spec: EngineSpec, num_ranks: int) -> None:
     directory = Path(spec.model).expanduser()
     if spec.config.engine != "echo" and directory.is_dir():
         description = describe(directory)
-        # "auto" takes the kernels where weights are of their form.
-        check_stored_form(description, kernels=spec.config.kernel_inject or spec.config.engine == "auto")
+        check_stored_form(description, kernels=may_take_kernels(spec.config))
         if description.form == "deepspeed":  # gangs of any size cut it anew
             return
         with TensorReader(description, tp_size=num_ranks):

@@ -93,8 +93,11 @@ def print_report(console: Console, report: VerificationReport, failed: tuple[tup
         report: Of the way that is right.
         failed: Ways that are not, and what differed there.
     """
+    from raydsinfer.groups.descent import IMPOSSIBLE
+
     for way, differences in failed:
-        console.print(f"{way} is not right:", style="red", markup=False, highlight=False)
+        verdict = "could not be had" if differences[0].startswith(IMPOSSIBLE) else "is not right"
+        console.print(f"{way} {verdict}:", style="red", markup=False, highlight=False)
         for line in differences:
             console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     print_canaries(console, report.rung, report.canaries)

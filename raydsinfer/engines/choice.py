@@ -1,6 +1,7 @@
-"""`engine="auto"`: the way to run a model that was measured to be the fastest of those that it has. Pure.
+"""`engine="auto"`: the fastest of the ways to run a model that it has, by what was measured so far. Pure.
 
-The table is in docs/benchmarks.md, "Kernel injection, continuous and static, side by side".
+The table is in docs/benchmarks.md, "Kernel injection, continuous and static, side by side"; what follows from it for
+other families and GPUs is reckoned.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydsinfer.config import EngineConfig
-from raydsinfer.engines.families import STATIC_ONLY, check_autotp, choose_mode
+from raydsinfer.engines.families import FAMILIES, STATIC_ONLY, Family, check_autotp, choose_mode
 from raydsinfer.errors import ConfigurationError, UnsupportedError
+
+_TOOK = "engine='auto' took kernel injection: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +55,45 @@ def choose_engine(
     if config.engine != "auto":
         return Choice(config=config)
     as_said = config.replaced({"engine": "deepspeed"})
-    if config.kernel_inject or not config.ds_inference or kernels_problem:
+    if config.kernel_inject or not config.ds_inference or config.dtype == "int8":  # of which kernels have none
         return Choice(config=as_said)
-    why = _why_kernels(config, model_config, world_size, on_gpu=gpu_dtype is not None, stored_form=stored_form)
-    if not why:
+    with_kernels = as_said.replaced({"kernel_inject": True})
+    if why := _why_nothing_else(model_config, world_size, stored_form):
+        # Also where they cannot be had: then that is what is to be said.
+        return Choice(config=with_kernels, why=_TOOK + why)
+    why = _why_rather(config, model_config, on_gpu=gpu_dtype is not None)
+    # Slices for AutoTP may be of no use to the kernels.
+    if not why or kernels_problem or stored_form == "ranks":
         return Choice(config=as_said)
     try:
-        with_kernels = as_said.replaced({"kernel_inject": True})
         choose_mode(with_kernels, model_config, world_size, gpu_dtype=gpu_dtype)
     except ConfigurationError:
         return Choice(config=as_said)
-    return Choice(config=with_kernels, why=f"engine='auto' took kernel injection: {why}")
+    return Choice(config=with_kernels, why=_TOOK + why)
 
 
-def _why_kernels(config: EngineConfig, model_config: Any, world_size: int, *, on_gpu: bool, stored_form: str) -> str:
-    """Why to prefer the kernels, if the model can use them; empty for no reason."""
+def may_take_kernels(config: EngineConfig) -> bool:
+    """Whether a gang with these settings has kernels, as far as one can know without the model."""
+    if config.engine != "auto":
+        return config.kernel_inject
+    open_to_them = config.ds_inference and config.use_cache and config.dtype != "int8"
+    return config.kernel_inject or (open_to_them and config.batching != "continuous")
+
+
+def _why_nothing_else(model_config: Any, world_size: int, stored_form: str) -> str:
+    """Why a model runs on the kernels or not at all; empty if it may run otherwise."""
     if stored_form == "deepspeed":
         return "the weights are those of DeepSpeed's fused layers"
     try:
         check_autotp(model_config, world_size)
     except UnsupportedError as error:
-        return error.why
+        has_kernels = FAMILIES.get(model_config.model_type, Family()).kernels is not None
+        return error.why if has_kernels else ""
+    return ""
+
+
+def _why_rather(config: EngineConfig, model_config: Any, *, on_gpu: bool) -> str:
+    """Why the kernels are the better way, if the model can use them; empty if they are not."""
     if on_gpu and config.batching == "static":
         return "on GPUs static batches are faster with it"
     if on_gpu and config.batching == "auto" and model_config.model_type in STATIC_ONLY:

@@ -41,9 +41,6 @@ class DeepSpeedEngine:
     Args:
         spec: Model and settings.
         context: Where this rank stands; its process group exists already.
-
-    Attributes:
-        loader: Loads the model.
     """
 
     requires_process_group: ClassVar[bool] = True
@@ -52,7 +49,7 @@ class DeepSpeedEngine:
         self._context = context
         self._meter, self._steps = Meter(), Steps()
         self._phases = Phases(self._steps)
-        self.loader = ModelLoader(spec, context, self._meter, self._phases)
+        self._loader = ModelLoader(spec, context, self._meter, self._phases)
         self._loaded: LoadedModel | None = None
         self._static: StaticGenerator | None = None
         self._continuous: Any = None
@@ -72,7 +69,7 @@ class DeepSpeedEngine:
         if self._context.device != "cpu":
             torch.cuda.set_device(self._context.device)
         torch.set_grad_enabled(False)
-        loaded = self._loaded = self.loader.load()
+        loaded = self._loaded = self._loader.load()
         config = loaded.config
         self._notes.append(loaded.note)
         self._static = StaticGenerator(loaded, self._context, self._steps)

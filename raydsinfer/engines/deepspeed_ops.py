@@ -7,9 +7,13 @@ import io
 import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
+from filelock import FileLock
 
 from raydsinfer.errors import summary_of
 
@@ -86,6 +90,35 @@ def extensions_directory() -> Path:
     # As torch's own `_get_build_directory`, which makes the directory, too.
     built_for = f"cu{torch.version.cuda.replace('.', '')}" if torch.version.cuda else "cpu"
     return Path(get_default_build_root()) / f"py{sys.version_info[0]}{sys.version_info[1]}{sys.abiflags}_{built_for}"
+
+
+@contextlib.contextmanager
+def sole_builder(name: str) -> Iterator[None]:
+    """Keep other processes that ask here from building an op, for the time of a block.
+
+    torch's own lock is a file that stays when the process that compiles is killed, as a rank is when another one of its
+    gang fails; whoever builds next would wait for ever. Here the kernel frees the lock, and a file that no process
+    has open any more is removed.
+
+    Args:
+        name: DeepSpeed's name of the op.
+    """
+    directory = extensions_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / f"{name}.raydsinfer.lock"):
+        torchs = directory / name / "lock"
+        if torchs.exists() and not _is_open(torchs):
+            torchs.unlink(missing_ok=True)
+        yield
+
+
+def _is_open(path: Path) -> bool:
+    """Whether a process of this user and machine has a file open."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if any(Path(file.path) == path.resolve() for file in process.open_files()):
+                return True
+    return False
 
 
 def _built_later(name: str) -> str:

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from raydsinfer.engines.base import RankContext
+from raydsinfer.engines.deepspeed_ops import KERNELS, sole_builder
 from raydsinfer.errors import EngineError, KernelBuildError, RaydsinferError, UnsupportedError, summary_of
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def prepare(context: RankContext, *, kernels: bool) -> None:
 
         use_pytorch_fallbacks()
     else:
-        _build_kernels()
+        build_kernels()
 
 
 def _require_fresh_process() -> None:
@@ -67,8 +68,12 @@ def _require_fresh_process() -> None:
         )
 
 
-def _build_kernels() -> None:
-    """Compile the fused kernels, or load them; torch's lock lets one process of a node compile."""
+def build_kernels() -> None:
+    """Compile the fused kernels, or load them. One process of a node compiles at a time.
+
+    Raises:
+        KernelBuildError: They cannot be built.
+    """
     hint = (
         "It takes nvcc of torch's CUDA version, a C++ compiler and ninja on each node; "
         "or use kernel_inject=False (automatic tensor parallelism)."
@@ -76,7 +81,8 @@ def _build_kernels() -> None:
     with deepspeed_errors("building DeepSpeed's kernels", hint, KernelBuildError):
         from deepspeed.ops.op_builder import InferenceBuilder
 
-        InferenceBuilder().load(verbose=False)
+        with sole_builder(KERNELS):
+            InferenceBuilder().load(verbose=False)
 
 
 def init_inference(

@@ -103,15 +103,17 @@ class ModelLoader:
             if self._config.engine == "auto":
                 self._choose_engine(original)
             directory = self._prepared(original)
-        with self._phase("config"):  # most of it is the import of transformers
+        with self._phase("config"):  # most of it is the import of transformers, if that has not been yet
             model_config = models.read_config(directory, trust_remote_code=self._config.trust_remote_code)
         dtype = models.resolve_dtype(self._config.dtype, model_config, self._context.device)
         gpu_dtype = self._gpu_dtype(dtype)
         mode = choose_mode(self._config, model_config, self._context.world_size, gpu_dtype=gpu_dtype)
         if self._config.dtype == "int8":
             require_float_weights(model_config)
-        make = self.whole if mode == "plain" else self.sharded
-        model = make(directory, model_config, mode, dtype)
+        if mode == "plain":
+            model = self._whole(directory, model_config, dtype)
+        else:
+            model = self._sharded(directory, model_config, dtype, kernels=mode == "kernel_inject")
         if self._config.dtype == "int8" and self._context.device != "cpu":
             with self._phase("int8_kernel"):
                 use_kernel(model, self._context)
@@ -148,6 +150,12 @@ class ModelLoader:
             stored_form=describe(original).form,
         )
         self._spec, self._note = replace(self._spec, config=choice.config), choice.why
+        if choice.why and self._context.device != "cpu":
+            # Now, and not after a copy of the weights was written that only the kernels can use.
+            from raydsinfer.engines import deepspeed_setup
+
+            deepspeed_setup.choose_accelerator(self._context)
+            deepspeed_setup.build_kernels()
 
     def _prepared(self, original: Path) -> Path:
         """The directory to load from, which is made of the original if the settings say so."""
@@ -157,7 +165,7 @@ class ModelLoader:
     def _gpu_dtype(self, dtype: torch.dtype) -> str | None:
         return None if self._context.device == "cpu" else str(dtype).removeprefix("torch.")
 
-    def whole(self, directory: Path, model_config: Any, mode: Mode, dtype: torch.dtype) -> Any:
+    def _whole(self, directory: Path, model_config: Any, dtype: torch.dtype) -> Any:
         """The model as transformers loads it, on this rank's device."""
         device = self._context.device
         with self._phase("weights"):
@@ -166,14 +174,13 @@ class ModelLoader:
                 replace_linears(model, linear_as_int8, dtype, device=device, fill=True)
             return model.to(device)
 
-    def sharded(self, directory: Path, model_config: Any, mode: Mode, dtype: torch.dtype) -> Any:
+    def _sharded(self, directory: Path, model_config: Any, dtype: torch.dtype, *, kernels: bool) -> Any:
         """This rank's part of the model, as DeepSpeed makes it."""
         from raydsinfer.engines import deepspeed_setup
 
         deepspeed_setup.choose_accelerator(self._context)
         with self._phase("imports"):
             from raydsinfer.engines import deepspeed_sharding
-        kernels = mode == "kernel_inject"
         with self._phase("deepspeed"):
             deepspeed_setup.prepare(self._context, kernels=kernels)
         with self._phase("weights"):

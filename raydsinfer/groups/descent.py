@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from raydsinfer.engines.base import EngineSpec
 from raydsinfer.engines.verification.ladder import Rung, next_rung
 from raydsinfer.errors import ConfigurationError, GoldenFileError, KernelBuildError, VerificationError, WorkerGroupError
 
-_IMPOSSIBLE = "not possible: "
+IMPOSSIBLE = "not possible: "
+"""How a line of `Descent.attempts` begins of a way that could not be tried."""
 
 
 class Descent:
@@ -29,6 +32,7 @@ class Descent:
         self._num_ranks = num_ranks
         self._rung: Rung | None = None  # None: as it was asked for
         self._unbuilt: WorkerGroupError | None = None
+        self._verify = spec.config.verify
 
     def goes_on(self, error: WorkerGroupError) -> bool:
         """Take the next way, if it was the gate that ended a start, or kernels that ``engine="auto"`` cannot have.
@@ -48,20 +52,19 @@ class Descent:
             self._rung = wrong.attempts[-1][0]  # type: ignore[assignment]
             self.attempts += wrong.attempts
         elif self._rung is not None and (why := _why_impossible(error)):
-            self.attempts += ((self._rung, (_IMPOSSIBLE + why,)),)
-        elif self.spec.config.engine == "auto" and (why := _why_unbuilt(error)):
+            self.attempts += ((self._rung, (IMPOSSIBLE + why,)),)
+        elif self._chose_kernels and (why := _why_unbuilt(error)):
             self._rung, self._unbuilt = "kernel injection", error
-            self.attempts += ((self._rung, (_IMPOSSIBLE + why,)),)
+            # A gang with kernels may have been right before this one: that says nothing of other ways.
+            self.spec = self._with({"verify": self._verify})
+            self.attempts += ((self._rung, (IMPOSSIBLE + why,)),)
         else:
             return False
         assert self._rung is not None  # noqa: S101
         config = self.spec.config
         found = None if config.strict and wrong is not None else next_rung(self._rung, config, self._num_ranks)
-        if (
-            found is None
-            and self._unbuilt is not None
-            and all(ways[0].startswith(_IMPOSSIBLE) for _, ways in self.attempts)
-        ):
+        was_wrong = any(not line.startswith(IMPOSSIBLE) for _, lines in self.attempts for line in lines)
+        if found is None and self._unbuilt is not None and not was_wrong:
             raise self._unbuilt
         if found is None:
             canaries = () if wrong is None else wrong.canaries
@@ -70,11 +73,19 @@ class Descent:
         self.spec = replace(self.spec, config=config)
         return True
 
+    @property
+    def _chose_kernels(self) -> bool:
+        """Whether it was not the user who wants kernels, if there are any."""
+        return self.spec.config.engine == "auto" and not self.spec.config.kernel_inject
+
+    def _with(self, settings: Mapping[str, Any]) -> EngineSpec:
+        return replace(self.spec, config=self.spec.config.replaced(settings))
+
     def arrived(self) -> None:
         """The gang runs and is right: a gang that takes its place after a failure need not be checked again."""
         self._rung = None
         if self.spec.config.verify == "once":
-            self.spec = replace(self.spec, config=self.spec.config.replaced({"verify": "off"}))
+            self.spec = self._with({"verify": "off"})
 
     @property
     def note(self) -> str:
@@ -83,12 +94,13 @@ class Descent:
             return ""
         rung, found = self.attempts[-1]
         line = f"{rung}: {found[0].rstrip('.')}. Next: {self._rung}"
-        return line if found[0].startswith(_IMPOSSIBLE) else f"the model's text is not right: {line}"
+        return line if found[0].startswith(IMPOSSIBLE) else f"the model's text is not right: {line}"
 
 
 def _why_unbuilt(error: WorkerGroupError) -> str:
-    """Why a rank's node has no kernels; empty if the start ended for another reason."""
-    return next((str(cause) for cause in error.causes.values() if isinstance(cause, KernelBuildError)), "")
+    """Why ranks' nodes have no kernels, in one line; empty if the start ended for another reason."""
+    reasons = (cause.reason.splitlines() for cause in error.causes.values() if isinstance(cause, KernelBuildError))
+    return "; ".join(dict.fromkeys(f"DeepSpeed's kernels cannot be built: {lines[0]}" for lines in reasons if lines))
 
 
 def _why_impossible(error: WorkerGroupError) -> str:

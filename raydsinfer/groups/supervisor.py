@@ -187,6 +187,7 @@ class GangSupervisor:
                 except WorkerGroupError as error:
                     self._require_open(error)
                     if self._descent.goes_on(error):
+                        logger.info("%s: %s", self.name, error)  # of which the next line is the gist
                         self._say_descent()
                         failure = None
                         continue

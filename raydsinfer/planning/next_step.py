@@ -19,7 +19,8 @@ def next_settings(plan: Plan) -> dict[str, Any]:
     """The inference settings to go on with: those that were asked for, changed where these cannot be."""
     said: dict[str, Any] = plan.wanted.config.model_dump(exclude_unset=True)
     if plan.best is not None:
-        said |= {**ENGINES[plan.best.engine][1], "dtype": plan.best.dtype}
+        # "auto" would choose again.
+        said |= {**ENGINES[plan.best.engine][1], "dtype": plan.best.dtype, "engine": "deepspeed"}
         if plan.best.engine == "continuous":
             said.pop("batching", None)  # "auto" takes it
         defaults = type(plan.wanted.config)()

@@ -122,7 +122,7 @@ def chosen(config: EngineConfig, model: ModelFacts, place: Place) -> Choice:
         place.num_ranks,
         gpu_dtype=dtype if place.use_gpu else None,
         stored_form=model.stored.form if model.stored is not None else "",
-        kernels_problem=place.first_problem("kernels_problem"),
+        kernels_problem=place.first_problem("kernels_problem") if place.use_gpu else "",
     )
 
 

@@ -64,7 +64,7 @@ def check_generation(generation: GenerationConfig, config: EngineConfig) -> None
     if generation.return_logprobs:
         _check_logprobs(generation, config)
     if config.engine != "echo" and config.kernel_inject and generation.num_beams > 1:
-        without = "engine='deepspeed'" if config.engine == "auto" else "kernel_inject=False"
+        without = "engine='deepspeed' where the model runs so" if config.engine == "auto" else "kernel_inject=False"
         raise UnsupportedError(
             what="num_beams > 1 with kernel injection",
             why="DeepSpeed's kernels keep one sequence a row",

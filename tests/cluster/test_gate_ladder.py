@@ -15,7 +15,7 @@ from ray.train import ScalingConfig
 from raydsinfer.checkpoint import DeepSpeedCheckpoint
 from raydsinfer.config import EngineConfig
 from raydsinfer.deepspeed_predictor import DeepSpeedPredictor
-from raydsinfer.errors import VerificationError
+from raydsinfer.errors import KernelBuildError, VerificationError, WorkerGroupError
 from tests.clusters import OBJECT_STORE_BYTES, assert_nothing_left
 from tests.commands import Commands
 from tests.model_faults import FAULTS_FILE
@@ -73,11 +73,42 @@ def test_down_the_whole_ladder_and_a_restart_at_its_foot(faults: Path, tmp_path:
         assert predictor.group.load_report.verification is None
     assert list(again["output"]) == list(answers["output"])
     assert list(answers["error"]) == [""] * 3
+    assert list(answers["output"]) == plain_texts(model, 6)
+    assert_nothing_left()
+
+
+def plain_texts(model: Path, num_tokens: int) -> list[str]:
+    """What transformers answers to the prompts."""
     from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
 
     tokenizer = HuggingFaceTokenizer(str(model))
-    expected = plain_greedy(model, [tokenizer.encode(prompt) for prompt in PROMPTS], 6)
-    assert list(answers["output"]) == [tokenizer.decode(tokens) for tokens in expected]
+    expected = plain_greedy(model, [tokenizer.encode(prompt) for prompt in PROMPTS], num_tokens)
+    return [tokenizer.decode(tokens) for tokens in expected]
+
+
+def test_kernels_that_auto_chose_and_cannot_be_built(faults: Path, tmp_path: Path) -> None:
+    faults.write_text(json.dumps({"kernels": "unbuilt"}))
+    model = write_tiny_model("bloom", tmp_path / "bloom")
+    config = EngineConfig(engine="auto", max_tokens=64, max_batch_size=4, strict=True, hf_home=str(tmp_path / "home"))
+    checkpoint, told = DeepSpeedCheckpoint.from_pretrained(model, config), []
+    with DeepSpeedPredictor.from_checkpoint(checkpoint, on_progress=told.append) as predictor:
+        report = predictor.group.load_report
+        assert (report.mode, report.batching, report.verification.rung) == ("autotp", "static", "static AutoTP")
+        assert report.verification.canaries
+        assert predictor.num_restarts == 0
+        output = predictor.predict(pd.DataFrame({"prompt": PROMPTS}), max_new_tokens=6)
+    steps = [line for line in told if ": not possible: " in line]
+    assert steps[0].endswith("DeepSpeed's kernels cannot be built: no nvcc here. Next: continuous AutoTP")
+    assert steps[1].endswith("Next: static AutoTP")
+    assert list(output["error"]) == [""] * 3
+    assert list(output["output"]) == plain_texts(model, 6)
+    # Where nothing else runs it is the error that it was.
+    model = write_tiny_model("gpt2", tmp_path / "gpt2")
+    with pytest.raises(WorkerGroupError) as caught:
+        DeepSpeedPredictor.from_checkpoint(
+            DeepSpeedCheckpoint.from_pretrained(model, config), scaling_config=ScalingConfig(num_workers=2)
+        )
+    assert isinstance(caught.value.causes[0], KernelBuildError)
     assert_nothing_left()
 
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig
 
 from raydsinfer.config import EngineConfig
-from raydsinfer.engines.choice import choose_engine
+from raydsinfer.engines.choice import choose_engine, may_take_kernels
 from raydsinfer.engines.families import FAMILIES, STATIC_ONLY
 
 AUTO = EngineConfig(engine="auto", max_tokens=512)
@@ -39,12 +39,19 @@ def test_static_batches_take_the_kernels_on_gpus(gpu_dtype: str | None, kernels:
 @pytest.mark.parametrize("gpu_dtype", ["float16", None])
 def test_kernels_where_autotp_cannot_cut_the_model(gpu_dtype: str | None) -> None:
     assert chosen("gpt2", 2, gpu_dtype).kernel_inject
-    assert not chosen("gpt2", 5, gpu_dtype).kernel_inject, "12 heads do not divide: AutoTP's refusal follows"
+    assert not chosen("qwen2", 13, gpu_dtype).kernel_inject
+
+
+@pytest.mark.parametrize(
+    "cannot", [{"num_ranks": 5}, {"kernels_problem": "no nvcc"}, {"batching": "continuous"}, {"use_cache": False}]
+)
+def test_kernels_that_cannot_be_had_either_are_what_the_refusal_speaks_of(cannot: dict[str, Any]) -> None:
+    assert chosen("gpt2", **{"num_ranks": 2, **cannot}).kernel_inject
 
 
 def test_weights_of_the_kernels_own_form_leave_no_choice() -> None:
     assert chosen("opt", gpu_dtype=None, stored_form="deepspeed").kernel_inject
-    assert not chosen("opt", stored_form="ranks").kernel_inject
+    assert not chosen("opt", stored_form="ranks", batching="static").kernel_inject, "the slices may not fit"
 
 
 @pytest.mark.parametrize(
@@ -68,3 +75,20 @@ def test_what_is_said_holds() -> None:
     config = EngineConfig(kernel_inject=False)
     opt = AutoConfig.for_model("opt")
     assert choose_engine(config, opt, 1, gpu_dtype="float16", stored_form="deepspeed").config is config
+
+
+@pytest.mark.parametrize(
+    ("said", "may"),
+    [
+        ({}, False),
+        ({"kernel_inject": True}, True),
+        ({"engine": "auto"}, True),
+        ({"engine": "auto", "dtype": "int8"}, False),
+        ({"engine": "auto", "ds_inference": False}, False),
+        ({"engine": "auto", "use_cache": False}, False),
+        ({"engine": "auto", "batching": "continuous"}, False),
+        ({"engine": "auto", "kernel_inject": True, "batching": "continuous"}, True),
+    ],
+)
+def test_what_is_known_without_the_model(said: dict[str, Any], may: bool) -> None:
+    assert may_take_kernels(EngineConfig(**said)) is may

@@ -74,20 +74,32 @@ def test_other_failures_are_none_of_its_business(cause):
 
 
 def unbuilt():
-    return failure(KernelBuildError(doing="building DeepSpeed's kernels", reason="no nvcc"))
+    reasons = ("no nvcc\n  and so on", "no nvcc")
+    return failure(*(KernelBuildError(doing="building", reason=reason, hint="Install it.") for reason in reasons))
 
 
 def test_kernels_that_auto_chose_and_cannot_have():
     walk = descent(engine="auto", strict=True, num_ranks=2)
     assert walk.goes_on(unbuilt())
-    assert walk.note.startswith("kernel injection: not possible: building DeepSpeed's kernels: no nvcc. Next: cont")
+    assert walk.note == (
+        "kernel injection: not possible: DeepSpeed's kernels cannot be built: no nvcc. Next: continuous AutoTP"
+    )
     assert (walk.spec.config.engine, walk.spec.config.batching) == ("deepspeed", "continuous")
     assert walk.goes_on(failure(UnsupportedError(what="continuous", why="alibi", instead="static")))
     assert walk.spec.config.batching == "static"
 
 
 def test_kernels_that_were_asked_for_are_an_error():
-    assert not descent(kernel_inject=True).goes_on(unbuilt())
+    for engine in ("deepspeed", "auto"):
+        assert not descent(kernel_inject=True, engine=engine).goes_on(unbuilt())
+
+
+def test_a_way_that_follows_on_kernels_that_were_right_is_compared_itself():
+    walk = descent(engine="auto")
+    walk.arrived()
+    assert walk.spec.config.verify == "off"
+    assert walk.goes_on(unbuilt()), "the gang starts again on another node"
+    assert walk.spec.config.verify == "once"
 
 
 def test_a_model_that_needs_kernels_that_cannot_be_built():

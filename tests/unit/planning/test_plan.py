@@ -130,6 +130,32 @@ def test_a_gpu_that_nobody_tells_of() -> None:
     assert any("Name them: `raydsinfer plan --gpu NAME`" in remark for remark in plan.remarks)
 
 
+def test_what_auto_chooses_is_said_with_the_reason() -> None:
+    auto = wanted({"engine": "auto", "max_tokens": 64}, num_ranks=1)
+    plan = make_plan(auto, model("bloom", 64), cluster(node("a")))
+    assert plan.engine == "kernel_inject"
+    assert any(remark.startswith("engine='auto' took kernel injection: rows of bloom") for remark in plan.remarks)
+    assert "--engine auto" in next_commands(plan)[0]
+    without = make_plan(auto, model("bloom", 64), cluster(node("a", kernels_problem="no nvcc")))
+    assert (without.engine, problems(without)) == ("static", "")
+
+
+def test_what_is_advised_instead_is_not_chosen_anew() -> None:
+    auto = wanted({"engine": "auto", "max_tokens": 64, "dtype": "bfloat16"}, num_ranks=1)
+    plan = make_plan(auto, model("bloom", 64), cluster(node("a", (T4,), kernels_problem="no nvcc")))
+    assert plan.best is not None
+    assert (plan.best.engine, plan.best.dtype) == ("static", "float16")
+    command = next_commands(plan)[0]
+    assert "--engine" not in command
+    assert command.endswith("--dtype float16 --max-tokens 64 --batching static")
+
+
+def test_kernels_on_cpu_ranks_need_no_compiler() -> None:
+    auto = wanted({"engine": "auto"}, num_ranks=2, use_gpu=False)
+    plan = make_plan(auto, model("gpt2"), cluster(node("a", kernels_problem="no nvcc")))
+    assert (plan.engine, problems(plan)) == ("kernel_inject", "")
+
+
 def test_others_in_the_way_are_named() -> None:
     holder = Holder(node_id="a", num_gpus=4, who="actor Trainer (pid 7)")
     plan = planned(cluster(node("a", free=0), holders=(holder,)), num_ranks=4)
