@@ -16,26 +16,32 @@ settings.load_profile("raydsinfer")
 # each other most of their time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Modules that take a minute and more start before the others: whoever ran one as the last would have the rest wait.
+# Modules that take most of a minute and more start before the others: whoever ran one as the last would have the rest
+# wait. Those that start many processes through Ray are mixed with those that do not.
 LONGEST_FIRST = (
     "faults/test_faults",
     "cluster/test_cli",
+    "cluster/test_integrity",
     "cluster/test_gang_stage",
+    "cluster/test_kernel_families",
     "cluster/test_cli_fetch",
+    "cluster/test_smollm2",
     "cluster/test_gang_stage_models",
     "cluster/test_cli_nodes",
+    "cluster/test_gate",
     "cluster/test_gate_ladder",
-    "cluster/test_integrity",
     "cluster/test_planning",
-    "cluster/test_kernel_families",
-    "cluster/test_presharded",
+    "cluster/test_deepspeed_engine",
     "cluster/test_recovery",
     "cluster/test_worker_group",
+    "cluster/test_presharded",
     "cluster/test_worker_group_nodes",
     "cluster/test_hangs",
-    "cluster/test_deepspeed_engine",
-    "cluster/test_smollm2",
+    "cluster/test_int8_engine",
     "cluster/test_examples",
+    "cluster/test_continuous_engine",
+    "cluster/test_kept_rows",
+    "cluster/test_docs",
 )
 
 
