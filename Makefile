@@ -40,9 +40,11 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
-# These wait for other processes most of their time: several modules at once, each with a Ray of its own.
+# These wait for other processes most of their time: several modules at once, each with a Ray of its own,
+# in the order of tests/conftest.py.
 test: check
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster tests/faults -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster tests/faults -n $(TEST_PROCESSES) --dist loadfile \
+	  --no-loadscope-reorder $(PYTEST_ARGS)
 
 faults: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.faults.campaign --faults $(FAULTS) --seed $(FAULTS_SEED)

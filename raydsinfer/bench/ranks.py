@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,16 @@ _GRACE_S = 20.0  # when a rank has failed, for the others to say so too: they ma
 
 
 def run_on_ranks(
-    world_size: int, target: Callable[..., Any], *args: Any, timeout_s: float = 600, device: str = "cpu"
+    world_size: int,
+    target: Callable[..., Any],
+    *args: Any,
+    timeout_s: float = 600,
+    device: str = "cpu",
+    processes: SpawnContext | ForkServerContext | None = None,
 ) -> list[Any]:
     """Run `target(context, *args)` in a new process for each rank; returns the answers by rank.
+
+    Each has the environment variables that this process has now, whatever starts it.
 
     Args:
         world_size: Number of processes.
@@ -32,21 +40,22 @@ def run_on_ranks(
         *args: What else it gets.
         timeout_s: Seconds for all of it.
         device: ``cpu`` (gloo) or ``cuda`` (NCCL, a GPU for each rank).
+        processes: What starts them; new interpreters by default, as CUDA wants it.
 
     Raises:
         WorkerGroupError: Ranks failed, with tracebacks of what was not raised by us, died, or did not answer.
     """
-    spawn = multiprocessing.get_context("spawn")
-    answers = spawn.Queue()
+    processes = processes or multiprocessing.get_context("spawn")
+    answers = processes.Queue()
     with tempfile.TemporaryDirectory() as scratch:
-        given = (world_size, device, str(Path(scratch) / "rendezvous"), answers, target, args)
-        processes = [spawn.Process(target=_rank, args=(rank, *given)) for rank in range(world_size)]
-        for process in processes:
+        given = (world_size, device, str(Path(scratch) / "rendezvous"), dict(os.environ), answers, target, args)
+        ranks = [processes.Process(target=_rank, args=(rank, *given)) for rank in range(world_size)]
+        for process in ranks:
             process.start()
         try:
-            got = _gathered(processes, answers, timeout_s)
+            got = _gathered(ranks, answers, timeout_s)
         finally:
-            for process in processes:
+            for process in ranks:
                 process.kill()
                 process.join()
     causes: dict[int, BaseException] = {rank: error for rank, (ok, error) in got.items() if not ok}
@@ -93,10 +102,23 @@ def _end_with_parent() -> None:
 
 
 def _rank(
-    rank: int, world_size: int, device: str, store: str, answers: Any, target: Callable[..., Any], args: Any
+    rank: int,
+    world_size: int,
+    device: str,
+    store: str,
+    environment: Mapping[str, str],
+    answers: Any,
+    target: Callable[..., Any],
+    args: Any,
 ) -> None:
+    os.environ.clear()
     os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
+        environment,
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK=str(rank),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT="0",
     )
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     import torch

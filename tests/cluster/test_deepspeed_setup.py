@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raydsinfer.bench.ranks import run_on_ranks
 from raydsinfer.engines.base import RankContext
 from raydsinfer.engines.deepspeed_setup import deepspeed_errors
 from raydsinfer.errors import EngineError, WorkerGroupError
@@ -34,7 +35,7 @@ def test_without_cuda_the_kernels_are_not_built(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(WorkerGroupError, match=r"(?s)building DeepSpeed's kernels: .*nvcc.*or use kernel_inject=False"):
-        run_ranks(1, build_kernels)
+        run_on_ranks(1, build_kernels)  # a new interpreter, which finds no CUDA when it imports DeepSpeed
 
 
 @pytest.mark.slow

@@ -17,13 +17,17 @@ from tests.models import plain_greedy, prompts, write_tiny_model
 NEW_TOKENS = 12
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.fixture(scope="module")
+def node() -> Iterator[None]:
     with one_node(num_cpus=4, num_gpus=0):
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
-        assert_nothing_left()
+
+
+@pytest.fixture
+def cluster(node: None) -> Iterator[None]:
+    yield
+    assert_nothing_left()
 
 
 @pytest.mark.slow

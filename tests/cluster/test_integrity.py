@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raydsinfer.bench.ranks import run_on_ranks
 from raydsinfer.checkpoints.resharding.reshard import reshard_files
 from raydsinfer.checkpoints.tensors import Slice
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.base import EngineSpec, RankContext
 from raydsinfer.engines.resharding import checked_settings
 from tests.models import write_tiny_model
+from tests.ranks import answers_of_ranks, forks
 
 # Sizes that three ranks share unevenly, but with a key-value head for each.
 GROUPED = {"hidden_size": 96, "num_attention_heads": 12, "num_key_value_heads": 4}
@@ -38,9 +37,8 @@ def digests(context: RankContext, cases: list[tuple[str, dict[str, Any]]]) -> li
 
     found = []
     for model, config in cases:
-        engine = DeepSpeedEngine(
-            EngineSpec(model=model, config=EngineConfig(dtype="float32", max_tokens=64, **config)), context
-        )
+        settings = EngineConfig(dtype="float32", max_tokens=64, verify="off", **config)
+        engine = DeepSpeedEngine(EngineSpec(model=model, config=settings), context)
         engine.load()
         parameters = engine.model.named_parameters(remove_duplicate=False)
         found.append({name: hashlib.sha256(p.contiguous().numpy().tobytes()).hexdigest() for name, p in parameters})
@@ -55,10 +53,8 @@ def _rules(directory: Path, tp_size: int) -> dict[str, tuple[Slice, ...]]:
 
 
 def rules_of(directories: Iterable[Path], tp_size: int) -> list[dict[str, tuple[Slice, ...]]]:
-    """Each in a process of its own, as DeepSpeed needs it; forked from one that has imported it already."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["raydsinfer.engines.deepspeed_rules", "transformers"])
-    with server.Pool(1, maxtasksperchild=1) as pool:
+    """Each in a process of its own, as DeepSpeed needs it."""
+    with forks().Pool(1, maxtasksperchild=1) as pool:
         return pool.starmap(_rules, [(directory, tp_size) for directory in directories], chunksize=1)
 
 
@@ -74,7 +70,7 @@ def test_resharded_weights_are_the_same_bits_on_every_rank(tmp_path: Path, tp_si
         reshard_files(directory, cut, settings, origin={}, rules=lambda rules=rules: rules)
         # By slice, by DeepSpeed from the whole model in memory, and as cut beforehand.
         cases += [(str(directory), {}), (str(directory), {"use_meta_tensor": False}), (str(cut), {})]
-    for rank, found in enumerate(run_on_ranks(tp_size, digests, cases, timeout_s=200)):
+    for rank, found in enumerate(answers_of_ranks(tp_size, digests, cases, timeout_s=200)):
         for at in range(0, len(cases), 3):
             by_slice, by_deepspeed, cut_before = found[at : at + 3]
             assert by_slice == by_deepspeed, (rank, cases[at])
@@ -88,7 +84,7 @@ def test_resharded_weights_are_the_same_bits_in_fused_layers(tmp_path: Path) -> 
     reshard_files(whole, cut, checked_settings("ranks", 2, None, "40KB"), origin={}, rules=lambda: rules)
     cases: list[tuple[Path, dict[str, Any]]] = [(whole, {}), (whole, {"use_meta_tensor": False}), (cut, {})]
     # Kernel injection takes a process for itself.
-    found = [run_on_ranks(2, digests, [(str(path), {"kernel_inject": True, **form})]) for path, form in cases]
+    found = [answers_of_ranks(2, digests, [(str(path), {"kernel_inject": True, **form})]) for path, form in cases]
     assert found[0] == found[1]
     assert found[0] == found[2]
 
@@ -100,5 +96,5 @@ def test_the_layers_layout_loads_to_the_same_bits(tmp_path: Path) -> None:
     reshard_files(whole, layers, checked_settings("layers", None, None, "1MB"), origin={}, rules=dict)
     pickled = write_tiny_model("llama", tmp_path / "pickled", safe=False, **GROUPED)
     cases: list[tuple[str, dict[str, Any]]] = [(str(path), {}) for path in (whole, layers, pickled)]
-    for first, *others in run_on_ranks(2, digests, cases):
+    for first, *others in answers_of_ranks(2, digests, cases):
         assert all(other == first for other in others)

@@ -14,7 +14,6 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from raydsinfer.bench.ranks import run_on_ranks
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.base import EngineSpec, LoadReport, RankContext
 from raydsinfer.engines.resharding import checked_settings, reshard_directory
@@ -30,6 +29,7 @@ from raydsinfer.planning.wanted import Wanted
 from tests.clusters import assert_nothing_left, several_nodes
 from tests.commands import Commands
 from tests.models import write_tiny_model
+from tests.ranks import answers_of_ranks
 
 Load = tuple[str, Engine, dict[str, Any]]
 COMMON = {"dtype": "float32", "max_tokens": 64, "max_batch_size": 4}
@@ -41,7 +41,8 @@ def reports(context: RankContext, loads: list[Load]) -> list[LoadReport]:
 
     told = []
     for model, _, settings in loads:
-        engine = DeepSpeedEngine(EngineSpec(model=model, config=EngineConfig(**COMMON, **settings)), context)
+        config = EngineConfig(**COMMON, **settings, verify="off")
+        engine = DeepSpeedEngine(EngineSpec(model=model, config=config), context)
         told.append(engine.load())
         engine.close()
     return told
@@ -66,7 +67,7 @@ def test_memory_is_what_engines_report(models: Path, num_ranks: int) -> None:
     loads: list[Load] = [(str(models / name), "continuous", paged) for name in ("llama", "tied", "opt", "gpt_neox")]
     if num_ranks < 3:
         loads.append((str(models / "opt"), "kernel_inject", {"kernel_inject": True}))
-    by_rank = run_on_ranks(num_ranks, reports, loads, timeout_s=150)
+    by_rank = answers_of_ranks(num_ranks, reports, loads, timeout_s=150)
     for (model, engine, settings), told in zip(loads, zip(*by_rank, strict=True), strict=True):
         config, case = EngineConfig(**COMMON, **settings), f"{Path(model).name} {engine}"
         facts = read_model(model, config)
