@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 _SWEEP_S = 0.25  # how late a lease may be found to have ended
 _GRACE_S = 2.0  # a gang that closes in peace takes under a second
+# For leases to end, which takes seconds. On a node where this process hardly runs they take longer, and what they hold
+# would stay until the driver leaves.
+_DRAIN_S = 60.0
 
 
 @dataclass
@@ -104,7 +107,7 @@ class GangKeeper:
                 held.renewed_at, held.ttl_s = time.monotonic(), grace_s
 
     @ray.method(concurrency_group="drain")
-    def drain(self, timeout_s: float = 3 * _GRACE_S) -> None:
+    def drain(self, timeout_s: float = _DRAIN_S) -> None:
         """Wait until all leases have ended. Runs beside the other calls.
 
         Ray ends an actor that nobody has a handle of, but not in the middle of a call. That the keeper
