@@ -16,6 +16,9 @@ settings.load_profile("raydsinfer")
 # each other most of their time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Each Ray would start a worker for each core before anybody asks for one; many tests need fewer, or end before.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+
 # Modules that take most of a minute and more start before the others: whoever ran one as the last would have the rest
 # wait. Those that start many processes through Ray are mixed with those that do not.
 LONGEST_FIRST = (

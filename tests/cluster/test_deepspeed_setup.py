@@ -23,10 +23,10 @@ esac
 """
 
 
-def build_kernels(context: RankContext) -> None:
-    from raydsinfer.engines.deepspeed_setup import _build_kernels
+def try_to_build(context: RankContext) -> None:
+    from raydsinfer.engines.deepspeed_setup import build_kernels
 
-    _build_kernels()
+    build_kernels()
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_without_cuda_the_kernels_are_not_built(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(WorkerGroupError, match=r"(?s)building DeepSpeed's kernels: .*nvcc.*or use kernel_inject=False"):
-        run_on_ranks(1, build_kernels)  # a new interpreter, which finds no CUDA when it imports DeepSpeed
+        run_on_ranks(1, try_to_build)  # a new interpreter, which finds no CUDA when it imports DeepSpeed
 
 
 @pytest.mark.slow
