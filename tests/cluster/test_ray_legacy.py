@@ -76,7 +76,10 @@ def test_failures_arrive_with_their_type(caplog: pytest.LogCaptureFixture) -> No
     data = ray.data.from_items([{"prompt": f"row {i}"} for i in range(8)])
     with pytest.raises(MissingColumnError):
         gangs().predict(data, keep_columns=["id"])
-    faulty = gangs(echo_fault={"prompt_contains": "row 5"}).predict(data, max_scoring_workers=1)
+    killer = gangs(echo_fault={"prompt_contains": "row 5"})
+    killed = killer.predict(data, keep_columns=["prompt"], max_scoring_workers=1).take_all()
+    assert [row["error"][:5] for row in killed if row["output"] != row["prompt"]] == ["gang:"]
+    faulty = gangs(echo_fault={"when": "load"}).predict(data, max_scoring_workers=1)
     with pytest.raises(ray.exceptions.RayTaskError) as caught:
         faulty.materialize()
     caplog.clear()  # the log holds the error, and with it the execution's actors
