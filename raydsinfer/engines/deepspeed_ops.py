@@ -114,9 +114,10 @@ def sole_builder(name: str) -> Iterator[None]:
 
 def _is_open(path: Path) -> bool:
     """Whether a process of this user and machine has a file open."""
+    wanted = str(path.resolve())
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if any(Path(file.path) == path.resolve() for file in process.open_files()):
+            if any(file.path == wanted for file in process.open_files()):
                 return True
     return False
 

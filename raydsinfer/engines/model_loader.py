@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +31,7 @@ class Phase(Protocol):
     def __call__(self, name: str, /) -> AbstractContextManager[None]: ...
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A model in a rank.
 
@@ -55,20 +56,16 @@ class LoadedModel:
     note: str = ""
     eos_ids: set[int]
     pad_id: int
-    _tokenizer: HuggingFaceTokenizer | None = field(init=False, repr=False, default=None)
 
     @property
     def config(self) -> EngineConfig:
         """Inference settings."""
         return self.spec.config
 
-    @property
+    @cached_property
     def tokenizer(self) -> HuggingFaceTokenizer:
         """Read at its first use: most gangs need none, their texts are made elsewhere."""
-        if self._tokenizer is None:
-            trust = self.config.trust_remote_code
-            self._tokenizer = HuggingFaceTokenizer(str(self.directory), trust_remote_code=trust)
-        return self._tokenizer
+        return HuggingFaceTokenizer(str(self.directory), trust_remote_code=self.config.trust_remote_code)
 
 
 class ModelLoader:

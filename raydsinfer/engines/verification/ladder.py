@@ -50,8 +50,7 @@ def next_rung(rung: Rung, config: EngineConfig, num_ranks: int) -> tuple[Rung, E
         config = config.replaced({"save_mp_checkpoint_path": None})
     for lower in LADDER[LADDER.index(rung) + 1 :]:
         if lower in _SETTINGS and _is_possible(lower, config, num_ranks):
-            engine = "deepspeed" if config.engine == "auto" else config.engine  # which would choose the same again
-            return lower, config.replaced({**_SETTINGS[lower], "engine": engine})
+            return lower, config.replaced({**_SETTINGS[lower], "engine": "deepspeed"})  # "auto" would choose again
     return None
 
 
