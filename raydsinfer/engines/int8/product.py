@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 KERNEL_ROWS = 256
-"""Rows up to which the kernel is used: it reads each weight once, as one byte, for a block of 64 rows. With many rows
-arithmetic takes longer than reading, and torch's products of floats are best at that. Reckoned, not measured."""
+"""Rows up to which the kernel multiplies integers. With more, arithmetic takes longer than reading, and torch's
+products are best at that: then floats are made first. With 256 rows both take as long on an H200 (docs/benchmarks.md).
+"""
 
 
 def dequantised(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -35,7 +36,7 @@ def int8_linear(
         weight: int8 (outputs, inputs).
         scale: float32 (outputs, 1).
         bias: (outputs,) in the dtype of `hidden`, if there is one.
-        kernel: Whether the kernel of `kernel.py` works on this device.
+        kernel: Whether the kernels work on this device.
 
     Returns:
         (..., outputs) in the dtype of `hidden`.
@@ -49,12 +50,15 @@ def _computed(
     hidden: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, kernel: bool
 ) -> torch.Tensor:
     # The scale goes into the weights or into a sum in float32, never after a sum in float16: that may overflow.
-    if kernel and hidden.numel() <= KERNEL_ROWS * hidden.shape[-1]:
-        from raydsinfer.engines.int8.kernel import int8_matmul
+    if not kernel:
+        return nn.functional.linear(hidden, dequantised(weight, scale, hidden.dtype), bias)
+    from raydsinfer.engines.int8.floats_kernel import make_floats
+    from raydsinfer.engines.int8.kernel import int8_matmul
 
-        rows = int8_matmul(hidden.reshape(-1, hidden.shape[-1]), weight, scale, bias)
-        return rows.view(*hidden.shape[:-1], weight.shape[0])
-    return nn.functional.linear(hidden, dequantised(weight, scale, hidden.dtype), bias)
+    if hidden.numel() > KERNEL_ROWS * hidden.shape[-1]:
+        return nn.functional.linear(hidden, make_floats(weight, scale, hidden.dtype), bias)
+    rows = int8_matmul(hidden.reshape(-1, hidden.shape[-1]), weight, scale, bias)
+    return rows.view(*hidden.shape[:-1], weight.shape[0])
 
 
 _operation = torch.library.custom_op("raydsinfer::int8_linear", _computed, mutates_args=())

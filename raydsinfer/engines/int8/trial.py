@@ -46,7 +46,7 @@ def kernel_problem(layer: Int8Linear) -> str:
     """Why the kernel cannot be used; empty if it can. Compares its products with those of floats."""
     generator = torch.Generator().manual_seed(0)
     try:
-        for rows in (1, 3, 33, KERNEL_ROWS):
+        for rows in (1, 17, 33, KERNEL_ROWS, KERNEL_ROWS + 1):  # each size of block, and floats that are made first
             hidden = torch.randn(rows, layer.in_features, generator=generator).to(layer.weight.device, layer.dtype)
             plain, fast = (
                 int8_linear(hidden, layer.weight, layer.scale, layer.bias, kernel) for kernel in (False, True)

@@ -8,11 +8,14 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-SIZES = ((1, 32, 128), (3, 70, 300), (17, 5, 64), (64, 130, 1), (130, 65, 129))  # rows, outputs, inputs
+# Rows, outputs, inputs; the last ones are cut into parts of their inputs.
+SIZES = ((1, 32, 128), (17, 5, 64), (64, 130, 1), (3, 70, 300), (130, 65, 129), (2, 128, 1300))
 
 
 def compare() -> None:
+    from raydsinfer.engines.int8.floats_kernel import make_floats
     from raydsinfer.engines.int8.kernel import int8_matmul
+    from raydsinfer.engines.int8.product import dequantised
 
     for dtype in (torch.float32, torch.float16):
         for rows, outputs, inputs in SIZES:
@@ -23,6 +26,7 @@ def compare() -> None:
             for added, wanted in ((None, exact), (bias, exact + bias.double())):
                 answer = int8_matmul(hidden, weight, scale, added)
                 torch.testing.assert_close(answer, wanted.to(dtype), atol=1e-4, rtol=2 * torch.finfo(dtype).eps)
+            assert torch.equal(make_floats(weight, scale, dtype), dequantised(weight, scale, dtype))
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton, which comes with torch for GPUs")
