@@ -96,22 +96,6 @@ def test_greedy_tokens_equal_transformers(
     print(f"\n{family} {dtype} tp {tp} {config}: {ties} ties of {NEW_TOKENS * 5}; start", phases)
 
 
-@pytest.mark.parametrize("tp", [1, 2])
-def test_weights_in_deepspeeds_form_give_the_same_tokens(
-    directories: dict[str, Path], tmp_path: Path, tp: int, request: pytest.FixtureRequest
-) -> None:
-    if tp == 2:
-        request.getfixturevalue("two_gpus")
-    requests, settings = prompts(LENGTHS), {"dtype": "float16", "kernel_inject": True}
-    with gang(directories["opt"], tp, **settings) as original:
-        expected = generate(original, requests)
-    with gang(directories["opt"], tp, **settings, save_mp_checkpoint_path=str(tmp_path / "made")) as writer:
-        assert generate(writer, requests) == expected
-    assert (tmp_path / "made" / "ds_inference_config.json").is_file()
-    with gang(tmp_path / "made", 1, **settings) as reader:  # of another size, if the writer had two ranks
-        assert_greedy_but_for_ties(directories["opt"], "float16", generate(reader, requests), requests)
-
-
 def test_two_gangs_side_by_side_use_different_gpus(directories: dict[str, Path], two_gpus: None) -> None:
     requests = prompts(LENGTHS)
     with gang(directories["llama"], 1, dtype="float16") as one, gang(directories["llama"], 1, dtype="float16") as two:
