@@ -1,7 +1,6 @@
 """`engine="auto"`: the fastest of the ways to run a model that it has, by what was measured so far. Pure.
 
-The table is in docs/benchmarks.md, "Kernel injection, continuous and static, side by side"; what follows from it for
-other families and GPUs is reckoned.
+The table is in docs/benchmarks.md, "Every family, side by side"; what follows from it for other GPUs is reckoned.
 """
 
 from __future__ import annotations
@@ -10,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydsinfer.config import EngineConfig
-from raydsinfer.engines.families import FAMILIES, STATIC_ONLY, Family, check_autotp, choose_mode
+from raydsinfer.engines.families import FAMILIES, Family, check_autotp, choose_mode
 from raydsinfer.errors import ConfigurationError, UnsupportedError
 
 _TOOK = "engine='auto' took kernel injection: "
+
+_NO_FASTER = frozenset({"bloom"})
+"""Families whose kernels are no gain: DeepSpeed joins their keys and values anew for each token, in Python."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,8 @@ def choose_engine(
 ) -> Choice:
     """What ``engine="auto"`` stands for.
 
-    Continuous batching over AutoTP wherever a model has it. DeepSpeed's kernels, where the model can use them, in
-    place of static batches over AutoTP on GPUs, and where AutoTP cannot cut the model at all. What the settings say
+    Continuous batching over AutoTP wherever a model has it. DeepSpeed's kernels, where the model can use them, for
+    static batches that were asked for, on GPUs, and where AutoTP cannot cut the model at all. What the settings say
     besides is kept: ``kernel_inject=True``, ``ds_inference=False`` and ``batching="continuous"`` leave no choice.
 
     Args:
@@ -94,8 +96,6 @@ def _why_nothing_else(model_config: Any, world_size: int, stored_form: str) -> s
 
 def _why_rather(config: EngineConfig, model_config: Any, *, on_gpu: bool) -> str:
     """Why the kernels are the better way, if the model can use them; empty if they are not."""
-    if on_gpu and config.batching == "static":
+    if on_gpu and config.batching == "static" and model_config.model_type not in _NO_FASTER:
         return "on GPUs static batches are faster with it"
-    if on_gpu and config.batching == "auto" and model_config.model_type in STATIC_ONLY:
-        return f"rows of {model_config.model_type} cannot join a running batch, and on GPUs static ones are faster so"
     return ""

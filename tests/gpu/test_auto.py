@@ -13,26 +13,29 @@ from ray.train import ScalingConfig
 
 from raydsinfer import EngineConfig, WorkerGroup
 from raydsinfer.engines.base import EngineSpec
+from tests.gpu.shapes import KERNEL_SHAPES
 from tests.models import write_tiny_model
 
 
 @pytest.fixture(scope="module")
-def bloom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model("bloom", tmp_path_factory.mktemp("auto") / "bloom", hidden_size=256, n_head=4)
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model("opt", tmp_path_factory.mktemp("auto") / "opt", **KERNEL_SHAPES["opt"])
 
 
 @pytest.mark.usefixtures("cluster")
-def test_bloom_takes_the_kernels(bloom: Path) -> None:
-    spec = EngineSpec(model=str(bloom), config=EngineConfig(engine="auto", max_tokens=128, max_batch_size=4))
+def test_static_batches_take_the_kernels(model: Path) -> None:
+    config = EngineConfig(engine="auto", batching="static", max_tokens=128, max_batch_size=4)
+    spec = EngineSpec(model=str(model), config=config)
     with WorkerGroup.create(spec, ScalingConfig(num_workers=1, use_gpu=True)) as group:
         assert group.load_report.mode == "kernel_inject"
-        assert group.load_report.note.startswith("engine='auto' took kernel injection: rows of bloom")
+        assert group.load_report.note.startswith("engine='auto' took kernel injection: on GPUs static batches")
 
 
-def test_a_node_without_a_compiler_does_without_the_kernels(bloom: Path, tmp_path: Path) -> None:
+def test_a_node_without_a_compiler_does_without_the_kernels(model: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "in.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("one", "two")))
-    arguments = [str(bloom), str(prompts), str(tmp_path / "out.jsonl"), "--engine", "auto", "--max-tokens", "128"]
+    arguments = [str(model), str(prompts), str(tmp_path / "out.jsonl"), "--engine", "auto", "--max-tokens", "128"]
+    arguments += ["--batching", "static"]
     arguments += ["--num-gpus-per-worker-group", "1", "--address", "local", "--max-new-tokens", "4"]
     # Nothing is built in that directory, and there is no nvcc to build it with.
     nowhere = {"CUDA_HOME": str(tmp_path / "cuda"), "TORCH_EXTENSIONS_DIR": str(tmp_path / "built")}

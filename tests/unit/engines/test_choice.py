@@ -7,7 +7,7 @@ from transformers import AutoConfig
 
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.choice import choose_engine, may_take_kernels
-from raydsinfer.engines.families import FAMILIES, STATIC_ONLY
+from raydsinfer.engines.families import FAMILIES
 
 AUTO = EngineConfig(engine="auto", max_tokens=512)
 
@@ -27,13 +27,14 @@ def chosen(family: str, num_ranks: int = 1, gpu_dtype: str | None = "float16", *
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("gpu_dtype", ["float16", None])
-def test_rows_join_a_running_batch_wherever_they_can(family: str, gpu_dtype: str | None) -> None:
-    assert chosen(family, gpu_dtype=gpu_dtype).kernel_inject is (family in STATIC_ONLY and gpu_dtype is not None)
+def test_kernels_are_the_second_choice(family: str, gpu_dtype: str | None) -> None:
+    assert not chosen(family, gpu_dtype=gpu_dtype).kernel_inject
 
 
 @pytest.mark.parametrize(("gpu_dtype", "kernels"), [("float16", True), (None, False)])
 def test_static_batches_take_the_kernels_on_gpus(gpu_dtype: str | None, kernels: bool) -> None:
     assert chosen("opt", gpu_dtype=gpu_dtype, batching="static").kernel_inject is kernels
+    assert not chosen("bloom", gpu_dtype=gpu_dtype, batching="static").kernel_inject
 
 
 @pytest.mark.parametrize("gpu_dtype", ["float16", None])
@@ -57,17 +58,16 @@ def test_weights_of_the_kernels_own_form_leave_no_choice() -> None:
 @pytest.mark.parametrize(
     ("family", "said"),
     [
-        ("bloom", {"kernels_problem": "no nvcc"}),
-        ("bloom", {"dtype": "int8"}),
-        ("bloom", {"use_cache": False}),
-        ("bloom", {"gpu_dtype": "float32"}),
-        ("bloom", {"ds_inference": False}),
-        ("bloom", {"batching": "continuous"}),
-        ("qwen2", {"batching": "static"}),
+        ("opt", {"kernels_problem": "no nvcc"}),
+        ("opt", {"dtype": "int8"}),
+        ("opt", {"use_cache": False}),
+        ("gptj", {"gpu_dtype": "float32"}),
+        ("opt", {"ds_inference": False}),
+        ("qwen2", {}),
     ],
 )
 def test_no_kernels_where_they_cannot_be(family: str, said: dict[str, Any]) -> None:
-    assert not chosen(family, **said).kernel_inject
+    assert not chosen(family, **{"batching": "static", **said}).kernel_inject
 
 
 def test_what_is_said_holds() -> None:

@@ -131,12 +131,12 @@ def test_a_gpu_that_nobody_tells_of() -> None:
 
 
 def test_what_auto_chooses_is_said_with_the_reason() -> None:
-    auto = wanted({"engine": "auto", "max_tokens": 64}, num_ranks=1)
-    plan = make_plan(auto, model("bloom", 64), cluster(node("a")))
+    auto = wanted({"engine": "auto", "batching": "static", "max_tokens": 64}, num_ranks=1)
+    plan = make_plan(auto, model("opt", 64), cluster(node("a")))
     assert plan.engine == "kernel_inject"
-    assert any(remark.startswith("engine='auto' took kernel injection: rows of bloom") for remark in plan.remarks)
+    assert any(remark.startswith("engine='auto' took kernel injection: on GPUs static") for remark in plan.remarks)
     assert "--engine auto" in next_commands(plan)[0]
-    without = make_plan(auto, model("bloom", 64), cluster(node("a", kernels_problem="no nvcc")))
+    without = make_plan(auto, model("opt", 64), cluster(node("a", kernels_problem="no nvcc")))
     assert (without.engine, problems(without)) == ("static", "")
 
 

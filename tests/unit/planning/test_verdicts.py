@@ -171,11 +171,12 @@ def test_auto_batches_statically_where_a_trial_fails() -> None:
 
 
 def test_what_the_engine_auto_is_there() -> None:
-    auto, bloom = EngineConfig(engine="auto", max_tokens=64), model("bloom", 64)
-    assert wanted_engine(auto, bloom, gpus(A100)) == "kernel_inject"
-    assert wanted_engine(auto, bloom, gpus(A100, kernels_problem="no nvcc")) == "static"
-    assert wanted_engine(auto.replaced({"dtype": "float32"}), bloom, gpus(A100)) == "static"
-    assert wanted_engine(auto, bloom, Place(num_ranks=1, use_gpu=False)) == "static"
+    auto, opt = EngineConfig(engine="auto", max_tokens=64), model("opt", 64)
+    static = auto.replaced({"batching": "static"})
+    assert wanted_engine(static, opt, gpus(A100)) == "kernel_inject"
+    assert wanted_engine(static, opt, gpus(A100, kernels_problem="no nvcc")) == "static"
+    assert wanted_engine(static, opt, Place(num_ranks=1, use_gpu=False)) == "static"
+    assert wanted_engine(auto, model("bloom", 64), gpus(A100)) == "static"
     assert wanted_engine(auto, model("gpt2"), Place(num_ranks=2, use_gpu=False)) == "kernel_inject"
     assert wanted_engine(auto, model("llama"), gpus(A100)) == "continuous"
 
