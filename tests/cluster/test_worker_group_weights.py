@@ -22,7 +22,9 @@ NEW_TOKENS = 8
 def test_weights_are_cut_once_and_their_loading_is_told(tmp_path: Path, quick: GangConfig) -> None:
     model = write_tiny_model("opt", tmp_path / "opt")
     cut, told = tmp_path / "cut", []
-    spec = EngineSpec(model=str(model), config=EngineConfig(max_tokens=64, save_mp_checkpoint_path=str(cut)))
+    spec = EngineSpec(
+        model=str(model), config=EngineConfig(max_tokens=64, save_mp_checkpoint_path=str(cut), verify="off")
+    )
     pair = ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1})
     requests = prompts([9, 4])
     with WorkerGroup.create(spec, pair, gang_config=quick, on_progress=told.append) as group:
