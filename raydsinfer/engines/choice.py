@@ -15,7 +15,7 @@ from raydsinfer.errors import ConfigurationError, UnsupportedError
 _TOOK = "engine='auto' took kernel injection: "
 
 _NO_FASTER = frozenset({"bloom"})
-"""Families whose kernels are no gain: DeepSpeed joins their keys and values anew for each token, in Python."""
+"""Families whose kernels are no clear gain: DeepSpeed joins their keys and values anew for each token, in Python."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ PLAN = RunPlan(
         Planned("SIGKILL of a rank", AT_START),
         Planned("lost node", 0.1),
         Planned("hang of a rank", 0.3),
+        Planned("exception on one rank", 0.4),
         Planned("SIGKILL of a predictor", 0.5),
         Planned("SIGKILL of the driver, then resumed", 0.7),
     ),

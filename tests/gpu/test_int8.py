@@ -9,8 +9,9 @@ import torch
 
 from raydsinfer.config import EngineConfig, GenerationConfig
 from raydsinfer.engines.base import EngineSpec, GenerateRequest, RankContext
+from raydsinfer.engines.int8.blocks import KERNEL_ROWS
 from raydsinfer.engines.int8.linear import Int8Linear
-from raydsinfer.engines.int8.product import KERNEL_ROWS, int8_linear
+from raydsinfer.engines.int8.product import int8_linear
 from raydsinfer.engines.int8.trial import kernel_problem
 from tests.gpu.shapes import SHAPES
 from tests.gpu.ties import count_ties
@@ -32,7 +33,7 @@ def test_the_kernel_gives_the_products_of_floats(dtype: torch.dtype) -> None:
         assert layer.bias is not None
         layer.bias.data.normal_()
         assert kernel_problem(layer) == ""
-        for rows in (1, 2, 16, 17, 64, 100, KERNEL_ROWS):
+        for rows in (1, 2, 16, 17, 64, 100, KERNEL_ROWS, KERNEL_ROWS + 1):
             hidden = torch.randn(rows, inputs, device="cuda", dtype=dtype)
             exact = hidden.double() @ (layer.weight.double() * layer.scale.double()).T + layer.bias.double()
             answer = int8_linear(hidden, layer.weight, layer.scale, layer.bias, True)

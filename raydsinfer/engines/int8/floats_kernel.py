@@ -21,7 +21,7 @@ def _make_floats(weight, scale, out, num_inputs, block: tl.constexpr):  # type: 
 
 
 def make_floats(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The same numbers as `product.dequantised`; torch's product of integers and floats takes four times as long.
+    """The same numbers as `product.dequantised`, for which torch takes more than four times as long.
 
     Args:
         weight: int8 (outputs, inputs), contiguous.

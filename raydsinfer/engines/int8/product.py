@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-KERNEL_ROWS = 256
-"""Rows up to which the kernel multiplies integers. With more, arithmetic takes longer than reading, and torch's
-products are best at that: then floats are made first. With 256 rows both take as long on an H200 (docs/benchmarks.md).
-"""
+from raydsinfer.engines.int8.blocks import most_rows
 
 
 def dequantised(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -53,9 +50,9 @@ def _computed(
     if not kernel:
         return nn.functional.linear(hidden, dequantised(weight, scale, hidden.dtype), bias)
     from raydsinfer.engines.int8.floats_kernel import make_floats
-    from raydsinfer.engines.int8.kernel import int8_matmul
+    from raydsinfer.engines.int8.kernel import has_tensor_cores, int8_matmul
 
-    if hidden.numel() > KERNEL_ROWS * hidden.shape[-1]:
+    if hidden.numel() > hidden.shape[-1] * most_rows(tensor_cores=has_tensor_cores(hidden.device)):
         return nn.functional.linear(hidden, make_floats(weight, scale, hidden.dtype), bias)
     rows = int8_matmul(hidden.reshape(-1, hidden.shape[-1]), weight, scale, bias)
     return rows.view(*hidden.shape[:-1], weight.shape[0])

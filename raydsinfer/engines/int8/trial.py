@@ -9,13 +9,15 @@ from torch import nn
 
 from raydsinfer.engines.base import RankContext
 from raydsinfer.engines.continuous.agreement import Agreement
+from raydsinfer.engines.int8.blocks import KERNEL_ROWS
 from raydsinfer.engines.int8.linear import Int8Linear
-from raydsinfer.engines.int8.product import KERNEL_ROWS, int8_linear
+from raydsinfer.engines.int8.product import int8_linear
 from raydsinfer.engines.int8.replace import int8_layers
 from raydsinfer.errors import summary_of
 
 logger = logging.getLogger(__name__)
 
+_ROWS = (1, 17, 33, KERNEL_ROWS, KERNEL_ROWS + 1)  # each size of block, and floats that are made first
 _TOLERANCE = 0.02  # of the largest output: the kernel does not round weights to 16 bits, the product of floats does
 
 
@@ -32,7 +34,9 @@ def use_kernel(model: nn.Module, context: RankContext) -> bool:
         context: Where this rank stands; all ranks of its gang call this.
     """
     layers = int8_layers(model)
-    problem = kernel_problem(next(iter(layers.values())))
+    # What is compiled depends on the sizes of a layer, and whether it has a bias.
+    kinds = {(layer.out_features, layer.in_features, layer.bias is None): layer for layer in layers.values()}
+    problem = next(filter(None, map(kernel_problem, kinds.values())), "")
     if Agreement(context).largest(bool(problem)):
         why = problem or "another rank cannot use the kernel"
         logger.warning("int8 weights are made floats in every step, which is slower: %s", why)
@@ -46,7 +50,7 @@ def kernel_problem(layer: Int8Linear) -> str:
     """Why the kernel cannot be used; empty if it can. Compares its products with those of floats."""
     generator = torch.Generator().manual_seed(0)
     try:
-        for rows in (1, 17, 33, KERNEL_ROWS, KERNEL_ROWS + 1):  # each size of block, and floats that are made first
+        for rows in _ROWS:
             hidden = torch.randn(rows, layer.in_features, generator=generator).to(layer.weight.device, layer.dtype)
             plain, fast = (
                 int8_linear(hidden, layer.weight, layer.scale, layer.bias, kernel) for kernel in (False, True)

@@ -63,6 +63,7 @@ def test_weights_of_the_kernels_own_form_leave_no_choice() -> None:
         ("opt", {"use_cache": False}),
         ("gptj", {"gpu_dtype": "float32"}),
         ("opt", {"ds_inference": False}),
+        ("opt", {"batching": "continuous"}),
         ("qwen2", {}),
     ],
 )

@@ -141,13 +141,14 @@ def test_what_auto_chooses_is_said_with_the_reason() -> None:
 
 
 def test_what_is_advised_instead_is_not_chosen_anew() -> None:
-    auto = wanted({"engine": "auto", "max_tokens": 64, "dtype": "bfloat16"}, num_ranks=1)
-    plan = make_plan(auto, model("bloom", 64), cluster(node("a", (T4,), kernels_problem="no nvcc")))
+    settings = {"engine": "auto", "batching": "static", "max_tokens": 64, "dtype": "bfloat16"}
+    auto = wanted(settings, num_ranks=1)
+    plan = make_plan(auto, model("gpt2", 64), cluster(node("a", (T4,), kernels_problem="no nvcc")))
     assert plan.best is not None
-    assert (plan.best.engine, plan.best.dtype) == ("static", "float16")
+    assert (plan.best.engine, plan.best.dtype) == ("continuous", "float16")
     command = next_commands(plan)[0]
     assert "--engine" not in command
-    assert command.endswith("--dtype float16 --max-tokens 64 --batching static")
+    assert command.endswith("--dtype float16 --max-tokens 64")
 
 
 def test_kernels_on_cpu_ranks_need_no_compiler() -> None:

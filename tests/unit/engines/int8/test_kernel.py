@@ -9,10 +9,11 @@ import pytest
 import torch
 
 # Rows, outputs, inputs; the last ones are cut into parts of their inputs.
-SIZES = ((1, 32, 128), (17, 5, 64), (64, 130, 1), (3, 70, 300), (130, 65, 129), (2, 128, 1300))
+SIZES = ((1, 32, 128), (17, 5, 64), (64, 130, 1), (3, 70, 300), (130, 65, 129), (2, 128, 1300), (40, 70, 1024))
 
 
 def compare() -> None:
+    from raydsinfer.engines.int8.blocks import blocks_for
     from raydsinfer.engines.int8.floats_kernel import make_floats
     from raydsinfer.engines.int8.kernel import int8_matmul
     from raydsinfer.engines.int8.product import dequantised
@@ -24,8 +25,10 @@ def compare() -> None:
             exact = hidden.double() @ (weight.double() * scale.double()).T
             bias = torch.randn(outputs).to(dtype)
             for added, wanted in ((None, exact), (bias, exact + bias.double())):
-                answer = int8_matmul(hidden, weight, scale, added)
-                torch.testing.assert_close(answer, wanted.to(dtype), atol=1e-4, rtol=2 * torch.finfo(dtype).eps)
+                for tensor_cores in (True, False):
+                    blocks = blocks_for(rows, outputs, inputs, tensor_cores=tensor_cores)
+                    answer = int8_matmul(hidden, weight, scale, added, blocks=blocks)
+                    torch.testing.assert_close(answer, wanted.to(dtype), atol=1e-4, rtol=2 * torch.finfo(dtype).eps)
             assert torch.equal(make_floats(weight, scale, dtype), dequantised(weight, scale, dtype))
 
 

@@ -13,9 +13,9 @@ from raydsinfer.engines.int8.linear import Int8Linear
 from raydsinfer.engines.int8.trial import kernel_problem, use_kernel
 
 
-def layer() -> Int8Linear:
-    made = Int8Linear(16, 8, bias=False, dtype=torch.float32, device="cpu")
-    made.quantise(torch.randn(8, 16))
+def layer(num_outputs: int = 8) -> Int8Linear:
+    made = Int8Linear(16, num_outputs, bias=False, dtype=torch.float32, device="cpu")
+    made.quantise(torch.randn(num_outputs, 16))
     return made
 
 
@@ -41,6 +41,17 @@ def test_the_kernel_is_used_where_its_products_are_right(
     assert use_kernel(model, RankContext()) is works
     assert [made.kernel for made in model] == [works, works]
     assert ("differ" in kernel_problem(layer())) is not works
+
+
+def test_each_kind_of_layer_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def products(hidden: torch.Tensor, weight: torch.Tensor, *given: object) -> torch.Tensor:
+        *operands, kernel = given
+        return own(hidden, weight, *operands, False) * (1.1 if kernel and len(weight) == 5 else 1.0)
+
+    own = trial.int8_linear
+    monkeypatch.setattr(trial, "int8_linear", products)
+    assert use_kernel(nn.ModuleList([layer(), layer()]), RankContext())
+    assert not use_kernel(nn.ModuleList([layer(), layer(num_outputs=5)]), RankContext())
 
 
 def test_no_rank_uses_the_kernel_where_another_cannot(
