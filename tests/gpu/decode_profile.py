@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from raydsinfer.bench.shapes import shape
 from raydsinfer.bench.throughput.runners import exactly
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.base import EngineSpec, GenerateRequest, RankContext
+from tests.gpu.captured import captured_us
 from tests.ranks import run_ranks
 
 PROFILED_STEPS, SUMS_A_GRAPH, REPLAYS = 16, 80, 50
@@ -83,7 +83,9 @@ def sums(rows: int, width: int) -> dict[str, Any]:
     if torch.distributed.get_world_size() == 1:
         return {}
     values = torch.ones(rows, width, dtype=torch.float16, device="cuda")
-    found: dict[str, Any] = {"nccl": _captured_us(lambda: torch.distributed.all_reduce(values))}
+    found: dict[str, Any] = {
+        "nccl": captured_us([lambda: torch.distributed.all_reduce(values)] * SUMS_A_GRAPH, replays=REPLAYS)
+    }
     try:
         import torch.distributed._symmetric_memory as symmetric
 
@@ -98,31 +100,10 @@ def sums(rows: int, width: int) -> dict[str, Any]:
         values.fill_(1)
         total = torch.ops.symm_mem.one_shot_all_reduce_copy(buffer, values, "sum", name)
         found["one_shot_is_right"] = bool((total == torch.distributed.get_world_size()).all())
-        found["one_shot"] = _captured_us(one_shot)
+        found["one_shot"] = captured_us([one_shot] * SUMS_A_GRAPH, replays=REPLAYS)
     except Exception as error:
         found["one_shot_problem"] = f"{type(error).__name__}: {error}"[:300]
     return found
-
-
-def _captured_us(run: Callable[[], None]) -> float:
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(SUMS_A_GRAPH):
-            run()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    for _ in range(5):
-        graph.replay()
-    start.record()
-    for _ in range(REPLAYS):
-        graph.replay()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) * 1000 / REPLAYS / SUMS_A_GRAPH
 
 
 def main() -> None:

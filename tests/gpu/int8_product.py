@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from raydsinfer.engines.int8.blocks import Blocks, blocks_for
+from tests.gpu.captured import captured_us
 
 SHAPES = {"qkv": (15360, 5120), "out": (5120, 5120), "up": (20480, 5120), "down": (5120, 20480)}  # outputs, inputs
 ROWS = (1, 8, 16, 32, 64, 128, 256)
@@ -51,29 +52,9 @@ def compile_ways(given: list[tuple[int, Blocks]]) -> None:
     scale, bias = (torch.ones(outputs, device="cuda", dtype=dtype) for dtype in (torch.float32, torch.float16))
     for rows, way in given:
         try:
-            int8_matmul(torch.ones(rows, inputs, device="cuda", dtype=torch.float16), weight, scale, bias, blocks=way)
+            int8_matmul(torch.ones(rows, inputs, device="cuda", dtype=torch.float16), weight, scale, bias, way)
         except Exception as error:  # too large for this device
             print(rows, way, type(error).__name__, str(error)[:100])
-
-
-def microseconds(product: Callable[[int], object], copies: int) -> float:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        product(0)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for copy in range(copies):
-            product(copy)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    graph.replay()
-    start.record()
-    for _ in range(REPLAYS):
-        graph.replay()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) * 1000 / REPLAYS / copies
 
 
 @dataclass
@@ -103,6 +84,9 @@ def measure(layer: Layer, rows: int, only_chosen: bool) -> dict[str, float]:
     copies, outputs, inputs = layer.ints.shape
     hidden = torch.randn(rows, inputs, device="cuda", dtype=torch.float16)
 
+    def microseconds(product: Callable[[int], object]) -> float:
+        return captured_us([partial(product, copy) for copy in range(copies)], replays=REPLAYS)
+
     def of_floats(copy: int) -> torch.Tensor:
         return torch.nn.functional.linear(hidden, layer.floats[copy], layer.bias)
 
@@ -110,23 +94,23 @@ def measure(layer: Layer, rows: int, only_chosen: bool) -> dict[str, float]:
         made = make_floats(layer.ints[copy], layer.scale, torch.float16)
         return torch.nn.functional.linear(hidden, made, layer.bias)
 
-    times = {"float16": microseconds(of_floats, copies), "made floats": microseconds(of_made_floats, copies)}
+    times = {"float16": microseconds(of_floats), "made floats": microseconds(of_made_floats)}
     exact = of_made_floats(0)
-    for way in [blocks_for(rows, outputs, inputs), *([] if only_chosen else ways(rows))]:
+    for way in [blocks_for(rows, outputs, inputs, tensor_cores=True), *([] if only_chosen else ways(rows))]:
         product = partial(_product, int8_matmul, hidden, layer, way)
         label = ",".join(map(str, way))
         try:
             if not (product(0) - exact).abs().max() <= TOLERANCE * exact.abs().max():
                 print("WRONG", layer.name, rows, label)
                 continue
-            times[label] = microseconds(product, copies)
+            times[label] = microseconds(product)
         except Exception as error:  # too large for this device
             print(layer.name, rows, label, type(error).__name__, str(error)[:100])
     return times
 
 
 def _product(multiply: Callable[..., torch.Tensor], hidden: torch.Tensor, layer: Layer, way: Blocks, copy: int) -> Any:
-    return multiply(hidden, layer.ints[copy], layer.scale, layer.bias, blocks=way)
+    return multiply(hidden, layer.ints[copy], layer.scale, layer.bias, way)
 
 
 def main() -> None:
@@ -145,7 +129,7 @@ def main() -> None:
         layer = Layer.of(name)
         everything[name] = {rows: measure(layer, rows, options.chosen) for rows in ROWS}
         for rows, times in everything[name].items():
-            chosen = ",".join(map(str, blocks_for(rows, *SHAPES[name])))
+            chosen = ",".join(map(str, blocks_for(rows, *SHAPES[name], tensor_cores=True)))
             best = sorted(times.items(), key=lambda item: item[1])[:3]
             shown = {way: round(times.get(way, float("nan")), 1) for way in ("float16", "made floats", chosen)}
             print(name, rows, shown, "best:", best, flush=True)

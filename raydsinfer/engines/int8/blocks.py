@@ -46,7 +46,7 @@ def most_rows(*, tensor_cores: bool) -> int:
     return KERNEL_ROWS if tensor_cores else max(_WITHOUT_TENSOR_CORES)
 
 
-def blocks_for(num_rows: int, num_outputs: int, num_inputs: int, *, tensor_cores: bool = True) -> Blocks:
+def blocks_for(num_rows: int, num_outputs: int, num_inputs: int, *, tensor_cores: bool) -> Blocks:
     """The blocks for a product.
 
     Inputs are cut into parts where there would be too few programs for the processors of a large GPU.
@@ -60,7 +60,7 @@ def blocks_for(num_rows: int, num_outputs: int, num_inputs: int, *, tensor_cores
     ways = _WAYS if tensor_cores else _WITHOUT_TENSOR_CORES
     rows = next((size for size in ways if num_rows <= size), max(ways))
     outputs, inputs = ways[rows]
-    programs = pieces(num_outputs, outputs) * pieces(num_rows, rows)
+    programs = _pieces(num_outputs, outputs) * _pieces(num_rows, rows)
     parts = 1
     if programs < _ENOUGH_PROGRAMS:
         while parts < _MOST_PARTS and programs * parts < _WANTED_PROGRAMS:
@@ -78,10 +78,9 @@ def cut_inputs(num_inputs: int, cut: Blocks) -> tuple[int, int]:
     Returns:
         Inputs of a part (the last one may have fewer), and the number of parts.
     """
-    inputs_a_part = pieces(pieces(num_inputs, cut.inputs), cut.parts) * cut.inputs
-    return inputs_a_part, pieces(num_inputs, inputs_a_part)
+    inputs_a_part = _pieces(_pieces(num_inputs, cut.inputs), cut.parts) * cut.inputs
+    return inputs_a_part, _pieces(num_inputs, inputs_a_part)
 
 
-def pieces(whole: int, piece: int) -> int:
-    """How many pieces make a whole; the last one may be smaller."""
+def _pieces(whole: int, piece: int) -> int:
     return -(-whole // piece)

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from raydsinfer.engines.int8.blocks import Blocks, blocks_for, cut_inputs, pieces
+from raydsinfer.engines.int8.blocks import Blocks, cut_inputs
 
 _BLOCK = 1024  # numbers a program adds up
 
@@ -98,18 +98,8 @@ def _sum(  # type: ignore[no-untyped-def]
     tl.store(out + at, total.to(out.dtype.element_ty), mask=there)
 
 
-def has_tensor_cores(device: torch.device) -> bool:
-    """Whether Triton uses tensor cores there: since Ampere."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
-
-
 def int8_matmul(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    scale: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    *,
-    blocks: Blocks | None = None,
+    hidden: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, cut: Blocks
 ) -> torch.Tensor:
     """Activations times weights, summed in float32, in the same order each time.
 
@@ -118,19 +108,18 @@ def int8_matmul(
         weight: int8 (outputs, inputs), contiguous.
         scale: float32 (outputs, 1).
         bias: (outputs,), if there is one.
-        blocks: How the work is cut; chosen by size if it is not given.
+        cut: How the work is cut, see `blocks_for`.
 
     Returns:
         (rows, outputs) in the dtype of `hidden`.
     """
     hidden = hidden.contiguous()
     (num_rows, num_inputs), num_outputs = hidden.shape, weight.shape[0]
-    cut = blocks or blocks_for(num_rows, num_outputs, num_inputs, tensor_cores=has_tensor_cores(hidden.device))
     inputs_a_part, num_parts = cut_inputs(num_inputs, cut)
     out = hidden.new_empty((num_rows, num_outputs))
     sums = out if num_parts == 1 else hidden.new_empty((num_parts, num_rows, num_outputs), dtype=torch.float32)
     added = scale if bias is None else bias
-    launch: Any = _product[pieces(num_outputs, cut.outputs), pieces(num_rows, cut.rows), num_parts]
+    launch: Any = _product[triton.cdiv(num_outputs, cut.outputs), triton.cdiv(num_rows, cut.rows), num_parts]
     launch(
         hidden,
         weight,
@@ -152,7 +141,7 @@ def int8_matmul(
         num_stages=cut.num_stages,
     )
     if num_parts > 1:
-        launch = _sum[(pieces(out.numel(), _BLOCK),)]
+        launch = _sum[(triton.cdiv(out.numel(), _BLOCK),)]
         sizes = {"num_parts": num_parts, "has_bias": bias is not None, "block": _BLOCK}
         launch(sums, scale, added, out, out.numel(), num_outputs, **sizes)
     return out

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from raydsinfer.engines.int8.blocks import most_rows
+from raydsinfer.engines.capabilities import AMPERE
+from raydsinfer.engines.int8.blocks import blocks_for, most_rows
 
 
 def dequantised(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -50,12 +51,18 @@ def _computed(
     if not kernel:
         return nn.functional.linear(hidden, dequantised(weight, scale, hidden.dtype), bias)
     from raydsinfer.engines.int8.floats_kernel import make_floats
-    from raydsinfer.engines.int8.kernel import has_tensor_cores, int8_matmul
+    from raydsinfer.engines.int8.kernel import int8_matmul
 
-    if hidden.numel() > hidden.shape[-1] * most_rows(tensor_cores=has_tensor_cores(hidden.device)):
+    rows, tensor_cores = hidden.reshape(-1, hidden.shape[-1]), uses_tensor_cores(hidden.device)
+    if len(rows) > most_rows(tensor_cores=tensor_cores):
         return nn.functional.linear(hidden, make_floats(weight, scale, hidden.dtype), bias)
-    rows = int8_matmul(hidden.reshape(-1, hidden.shape[-1]), weight, scale, bias)
-    return rows.view(*hidden.shape[:-1], weight.shape[0])
+    cut = blocks_for(len(rows), *weight.shape, tensor_cores=tensor_cores)
+    return int8_matmul(rows, weight, scale, bias, cut).view(*hidden.shape[:-1], weight.shape[0])
+
+
+def uses_tensor_cores(device: torch.device) -> bool:
+    """Whether Triton does so on a GPU."""
+    return torch.cuda.get_device_capability(device) >= AMPERE
 
 
 _operation = torch.library.custom_op("raydsinfer::int8_linear", _computed, mutates_args=())

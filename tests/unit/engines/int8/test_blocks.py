@@ -26,12 +26,19 @@ def test_each_input_is_in_one_part(rows: int, outputs: int, inputs: int, tensor_
 
 
 def test_weights_are_read_once_for_up_to_128_rows() -> None:
-    assert [blocks_for(rows, 5120, 5120).rows for rows in (1, 16, 17, 64, 100, 128)] == [16, 16, 32, 64, 128, 128]
+    assert [blocks_for(rows, 5120, 5120, tensor_cores=True).rows for rows in (1, 16, 17, 64, 100, 128)] == [
+        16,
+        16,
+        32,
+        64,
+        128,
+        128,
+    ]
 
 
 def test_few_outputs_are_cut_by_inputs_and_many_are_not() -> None:
-    assert blocks_for(32, 5120, 20480).parts == 8
-    assert blocks_for(32, 20480, 5120).parts == 1
+    assert blocks_for(32, 5120, 20480, tensor_cores=True).parts == 8
+    assert blocks_for(32, 20480, 5120, tensor_cores=True).parts == 1
 
 
 def test_floats_are_made_first_where_the_kernel_would_be_slow() -> None:

@@ -26,8 +26,8 @@ def compare() -> None:
             bias = torch.randn(outputs).to(dtype)
             for added, wanted in ((None, exact), (bias, exact + bias.double())):
                 for tensor_cores in (True, False):
-                    blocks = blocks_for(rows, outputs, inputs, tensor_cores=tensor_cores)
-                    answer = int8_matmul(hidden, weight, scale, added, blocks=blocks)
+                    cut = blocks_for(rows, outputs, inputs, tensor_cores=tensor_cores)
+                    answer = int8_matmul(hidden, weight, scale, added, cut)
                     torch.testing.assert_close(answer, wanted.to(dtype), atol=1e-4, rtol=2 * torch.finfo(dtype).eps)
             assert torch.equal(make_floats(weight, scale, dtype), dequantised(weight, scale, dtype))
 
