@@ -5,35 +5,19 @@ A start of processes costs more than an engine's load, so several engines share 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from raydsinfer.config import EngineConfig
-from raydsinfer.engines.base import EngineSpec, LoadReport, RankContext
 from raydsinfer.errors import VerificationError
+from tests.gate_cases import Case, load
 from tests.gpu.shapes import SHAPES
 from tests.models import write_tiny_model
 from tests.ranks import run_ranks
 
 MAX_TOKENS = 1024
 DTYPES = ("float16", "bfloat16")
-
-
-@dataclass
-class Case:
-    """An engine to load, perhaps a wrong one, and what came of it."""
-
-    family: str
-    config: dict[str, Any]
-    fault: str = ""
-    found: LoadReport | VerificationError | None = None
-
-    def __str__(self) -> str:
-        return f"{self.family} {self.config} {self.fault}"
 
 
 @pytest.fixture(scope="module")
@@ -45,41 +29,24 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def load(context: RankContext, directories: dict[str, Path], cases: list[Case]) -> list[Case]:
-    """On each rank: load one engine after the other."""
-    from raydsinfer.engines.deepspeed_engine import DeepSpeedEngine
-    from tests.model_faults import damage
-
+def loaded(tp: int, cases: list[Case]) -> list[Case]:
+    """Load one engine after the other on some ranks."""
     for case in cases:
-        settings = EngineConfig(**{"verify": "always", "max_tokens": MAX_TOKENS, "max_batch_size": 8, **case.config})
-        engine = DeepSpeedEngine(EngineSpec(model=str(directories[case.family]), config=settings), context)
-        if case.fault:
-            damage(engine, case.fault)
-        try:
-            case.found = engine.load()
-        except VerificationError as error:
-            case.found = error
-        finally:
-            engine.close()
-    return cases
-
-
-def loaded(directories: dict[str, Path], tp: int, cases: list[Case]) -> list[Case]:
-    done: list[Case] = run_ranks(tp, load, directories, cases, timeout_s=550, device="cuda")
+        case.config = {"max_tokens": MAX_TOKENS, "max_batch_size": 8, **case.config}
+    done: list[Case] = run_ranks(tp, load, cases, timeout_s=550, device="cuda")
     return done
 
 
 def assert_right(case: Case) -> None:
-    report = case.found
-    assert isinstance(report, LoadReport), f"{case}: {report}"
-    found = report.verification
+    assert case.source == "transformers"
+    assert case.report is not None
+    report, found = case.report, case.report.verification
     assert found is not None
-    assert not found.problems
     assert max(canary.num_prompt_tokens for canary in found.canaries) == MAX_TOKENS - 6
     share = max(canary.largest_gap / canary.allowed_gap for canary in found.canaries)
     ties = sum(canary.num_ties for canary in found.canaries)
     seconds = f"verify {report.phases_s['verify']:.2f} s of {sum(report.phases_s.values()):.2f} s"
-    print(f"{case}: {seconds}; {share:.2f} of what is allowed; {ties} ties")
+    print(f"{case.model.name} {case.config}: {seconds}; {share:.2f} of what is allowed; {ties} ties")
 
 
 @pytest.mark.timeout(400)
@@ -88,14 +55,14 @@ def test_right_engines_pass(directories: dict[str, Path], tp: int, request: pyte
     if tp == 2:
         request.getfixturevalue("two_gpus")
     cases = [
-        Case(family, {"dtype": dtype, "batching": batching, **compiled})
+        # Compiling layers takes half a minute: once for each family.
+        Case(directories[family], {"dtype": dtype, "batching": batching, **compiled})
         for family in SHAPES
         for batching in ("continuous", "static")
-        # Compiling layers takes half a minute: once for each family.
         for dtype, compiled in (("float16", {}), ("bfloat16", {"torch_compile": False}))
     ]
     print()
-    for case in loaded(directories, tp, cases):
+    for case in loaded(tp, cases):
         assert_right(case)
 
 
@@ -104,7 +71,7 @@ def test_right_engines_pass(directories: dict[str, Path], tp: int, request: pyte
 def test_right_kernels_pass(directories: dict[str, Path], dtype: str, tp: int, request: pytest.FixtureRequest) -> None:
     if tp == 2:
         request.getfixturevalue("two_gpus")
-    [case] = loaded(directories, tp, [Case("opt", {"dtype": dtype, "kernel_inject": True})])
+    [case] = loaded(tp, [Case(directories["opt"], {"dtype": dtype, "kernel_inject": True})])
     assert_right(case)
 
 
@@ -112,28 +79,28 @@ def test_wrong_engines_do_not(directories: dict[str, Path]) -> None:
     continuous = {"dtype": "float16", "batching": "continuous", "torch_compile": False}
     static = {"dtype": "float16", "batching": "static"}
     cases = [
-        Case("llama", continuous, "swap_qkv"),
-        Case("llama", continuous, "empty_layer"),
-        Case("llama", static, "skip_layer"),
-        Case("llama", continuous, "change_rotary_base"),
-        Case("llama", static, "ignore_padding"),
-        Case("opt", static, "ignore_padding"),
+        Case(directories["llama"], continuous, "swap_qkv"),
+        Case(directories["llama"], continuous, "empty_layer"),
+        Case(directories["llama"], static, "skip_layer"),
+        Case(directories["llama"], continuous, "change_rotary_base"),
+        Case(directories["llama"], static, "ignore_padding"),
+        Case(directories["opt"], static, "ignore_padding"),
     ]
     print()
-    for case in loaded(directories, 1, cases):
-        assert isinstance(case.found, VerificationError), str(case)
-        print(f"{case}: {case.found.attempts[0][1][0]}")
+    for case in loaded(1, cases):
+        assert isinstance(case.error, VerificationError), str(case)
+        print(f"{case.model.name} {case.config} {case.fault}: {case.differences.splitlines()[0]}")
 
 
 def test_wrong_kernels_do_not(directories: dict[str, Path]) -> None:
-    [case] = loaded(directories, 1, [Case("opt", {"dtype": "float16", "kernel_inject": True}, "bend_injected")])
-    assert isinstance(case.found, VerificationError)
+    [case] = loaded(1, [Case(directories["opt"], {"dtype": "float16", "kernel_inject": True}, "bend_injected")])
+    assert isinstance(case.error, VerificationError)
 
 
 def test_a_rank_with_other_weights(directories: dict[str, Path], two_gpus: None) -> None:
-    wrong = Case("llama", {"dtype": "float16", "torch_compile": False}, "change_embedding_of_other_rank")
-    [case] = loaded(directories, 2, [wrong])
-    assert isinstance(case.found, VerificationError)
+    wrong = Case(directories["llama"], {"dtype": "float16", "torch_compile": False}, "change_embedding_of_other_rank")
+    [case] = loaded(2, [wrong])
+    assert isinstance(case.error, VerificationError)
 
 
 def test_the_reference_leaves_no_memory_behind(directories: dict[str, Path]) -> None:
