@@ -46,6 +46,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ray.shutdown()
 
 
+@pytest.fixture(params=[1, 2])
+def tp(request: pytest.FixtureRequest) -> int:
+    """The tensor parallel size, as far as there are GPUs for it."""
+    size: int = request.param
+    if num_gpus() < size:
+        pytest.skip(f"needs {size} GPUs")
+    return size
+
+
 @pytest.fixture
 def two_gpus() -> None:
     if num_gpus() < 2:

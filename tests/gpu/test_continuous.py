@@ -61,14 +61,9 @@ def answer(
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("tp", [1, 2])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("family", ["opt", "llama"])
-def test_greedy_tokens_equal_transformers(
-    directories: dict[str, Path], family: str, dtype: str, tp: int, request: pytest.FixtureRequest
-) -> None:
-    if tp == 2:
-        request.getfixturevalue("two_gpus")
+def test_greedy_tokens_equal_transformers(directories: dict[str, Path], family: str, dtype: str, tp: int) -> None:
     requests, directory = prompts(LENGTHS), directories[family]
     common = EngineConfig(
         batching="continuous", max_tokens=256, max_running=8, max_step_tokens=64, kv_cache_bytes=1 << 30

@@ -66,7 +66,6 @@ def assert_greedy_but_for_ties(directory: Path, dtype: str, got: list[list[int]]
     return count_ties(directory, dtype, got, requests)
 
 
-@pytest.mark.parametrize("tp", [1, 2])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("family", "config"),
@@ -79,11 +78,8 @@ def test_greedy_tokens_equal_transformers(
     config: dict[str, Any],
     dtype: str,
     tp: int,
-    request: pytest.FixtureRequest,
     record_property: Any,
 ) -> None:
-    if tp == 2:
-        request.getfixturevalue("two_gpus")
     requests = prompts(LENGTHS)
     with gang(directories[family], tp, dtype=dtype, **config) as group:
         assert group.load_report.mode == ("kernel_inject" if config else "autotp")

@@ -50,10 +50,7 @@ def assert_right(case: Case) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("tp", [1, 2])
-def test_right_engines_pass(directories: dict[str, Path], tp: int, request: pytest.FixtureRequest) -> None:
-    if tp == 2:
-        request.getfixturevalue("two_gpus")
+def test_right_engines_pass(directories: dict[str, Path], tp: int) -> None:
     cases = [
         # Compiling layers takes half a minute: once for each family.
         Case(directories[family], {"dtype": dtype, "batching": batching, **compiled})
@@ -66,11 +63,8 @@ def test_right_engines_pass(directories: dict[str, Path], tp: int, request: pyte
         assert_right(case)
 
 
-@pytest.mark.parametrize("tp", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_right_kernels_pass(directories: dict[str, Path], dtype: str, tp: int, request: pytest.FixtureRequest) -> None:
-    if tp == 2:
-        request.getfixturevalue("two_gpus")
+def test_right_kernels_pass(directories: dict[str, Path], dtype: str, tp: int) -> None:
     [case] = loaded(tp, [Case(directories["opt"], {"dtype": dtype, "kernel_inject": True})])
     assert_right(case)
 

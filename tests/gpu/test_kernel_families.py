@@ -48,13 +48,8 @@ def batches() -> list[tuple[list[list[int]], dict[str, Any]]]:
     ]
 
 
-@pytest.mark.parametrize("tp", [1, 2])
 @pytest.mark.parametrize("name", KERNEL_SHAPES)
-def test_greedy_tokens_equal_transformers(
-    directories: dict[str, Path], name: str, tp: int, request: pytest.FixtureRequest
-) -> None:
-    if tp == 2:
-        request.getfixturevalue("two_gpus")
+def test_greedy_tokens_equal_transformers(directories: dict[str, Path], name: str, tp: int) -> None:
     given = Case(str(directories[name]), {**_SETTINGS}, batches())
     # The first of all compiles the kernels.
     [case] = run_ranks(tp, answer, [given], device="cuda", timeout_s=420)

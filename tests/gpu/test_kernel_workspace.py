@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.engine_cases import Case, answer, tokens
 from tests.gpu.ties import count_ties
 from tests.models import prompts, write_tiny_model
@@ -24,10 +22,7 @@ WIDE_MLP = {
 }
 
 
-@pytest.mark.parametrize("tp", [1, 2])
-def test_a_full_batch_of_long_prompts(tmp_path: Path, tp: int, request: pytest.FixtureRequest) -> None:
-    if tp == 2:
-        request.getfixturevalue("two_gpus")
+def test_a_full_batch_of_long_prompts(tmp_path: Path, tp: int) -> None:
     directory = write_tiny_model("llama", tmp_path / "llama", scale=1.5, tokenizer=False, **WIDE_MLP)
     requests = prompts([MAX_TOKENS - NEW_TOKENS] * ROWS)
     settings = {"kernel_inject": True, "dtype": "float16", "max_tokens": MAX_TOKENS, "max_batch_size": ROWS}

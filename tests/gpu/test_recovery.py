@@ -75,10 +75,7 @@ def answers_despite(directory: Path, tp: int, strike: Callable[[DeepSpeedPredict
     return undisturbed, struck, num_restarts
 
 
-@pytest.mark.parametrize("tp", [1, 2])
-def test_a_rank_that_is_killed(cluster: Path, directory: Path, tp: int, request: pytest.FixtureRequest) -> None:
-    if tp == 2:
-        request.getfixturevalue("two_gpus")
+def test_a_rank_that_is_killed(cluster: Path, directory: Path, tp: int) -> None:
 
     def strike(predictor: DeepSpeedPredictor) -> None:
         os.kill(predictor.group.ranks[-1].pid, signal.SIGKILL)
@@ -90,10 +87,7 @@ def test_a_rank_that_is_killed(cluster: Path, directory: Path, tp: int, request:
     assert set(struck["num_output_tokens"]) == {NEW_TOKENS}
 
 
-@pytest.mark.parametrize("tp", [1, 2])
-def test_an_illegal_memory_access(cluster: Path, directory: Path, tp: int, request: pytest.FixtureRequest) -> None:
-    if tp == 2:
-        request.getfixturevalue("two_gpus")
+def test_an_illegal_memory_access(cluster: Path, directory: Path, tp: int) -> None:
     undisturbed, struck, num_restarts = answers_despite(directory, tp, lambda predictor: cluster.touch())
     assert num_restarts == 1
     assert list(struck["error"]) == [""] * NUM_ROWS
