@@ -55,4 +55,6 @@ def load(context: RankContext, cases: list[Case]) -> list[Case]:
             if case.golden_to is not None and context.world_rank == 0:
                 write_golden(case.golden_to, case.report.verification.golden)
         engine.close()
+        if context.world_rank == 0:
+            print(f"{case.model.name} {case.config} {case.fault}: {case.error or 'loaded'}"[:400], flush=True)
     return cases
