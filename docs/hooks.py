@@ -58,7 +58,7 @@ def flags_table(command: str) -> str:
 
 def families_table() -> str:
     """A row a family: which ways it can be run in, on how many ranks, in which dtypes."""
-    from raydsinfer.engines.families import FAMILIES, STATIC_ONLY
+    from raydsinfer.engines.families import FAMILIES
 
     head = (
         "Family",
@@ -83,7 +83,7 @@ def families_table() -> str:
                 f"`{name}`",
                 ("tested" + (f"; {limits}" if limits else "")) if family.kernels else "no",
                 "tested" if sliced else "on one rank",
-                "no" if name in STATIC_ONLY else "tested",
+                "tested",
                 "yes",
                 "those that divide the heads" if family.kernels else "",
                 "up to its key-value heads" if sliced else "1",

@@ -35,6 +35,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     },
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256},
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
+    "xglm": {"d_model": 64, "ffn_dim": 128, "num_layers": 2, "attention_heads": 4},
 }
 _SIZES["qwen2"] = _SIZES["mistral"] = {**_SIZES["llama"], "hidden_size": 64, "intermediate_size": 128}
 

@@ -80,7 +80,14 @@ class Paged:
         return self.random(tokens, self.num_query_heads)
 
     def attended(
-        self, slot: int, start: int, query: torch.Tensor, *, scale: float, window: int | None = None
+        self,
+        slot: int,
+        start: int,
+        query: torch.Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        slopes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attention from positions `start` and on of a sequence, token by token and head by head."""
         group = self.num_query_heads // self.keys[slot].shape[1]
@@ -90,5 +97,8 @@ class Paged:
             first = 0 if window is None else max(0, end - window)
             for head in range(self.num_query_heads):
                 keys, values = (part[slot][first:end, head // group] for part in (self.keys, self.values))
-                out[index, head] = torch.softmax(keys @ query[index, head] * scale, 0) @ values
+                scores = keys @ query[index, head] * scale
+                if slopes is not None:
+                    scores += slopes[head] * torch.arange(first, end)
+                out[index, head] = torch.softmax(scores, 0) @ values
         return out

@@ -49,9 +49,6 @@ FAMILIES = {
     "bloom": Family(kernels=kernel_limits.bloom, kernels_on_gpu=kernel_limits.bloom_on_gpu),
 }
 
-STATIC_ONLY = frozenset({"bloom"})
-"""Families whose attention cannot be led to the pages of continuous batching: they add more than a mask to scores."""
-
 
 def choose_mode(config: EngineConfig, model_config: Any, world_size: int, *, gpu_dtype: str | None = None) -> Mode:
     """How this model runs under these settings.
@@ -67,7 +64,7 @@ def choose_mode(config: EngineConfig, model_config: Any, world_size: int, *, gpu
         InvalidSettingError: `max_tokens` is more than the model has positions for.
     """
     _check_length(config, model_config)
-    _check_batching(config, model_config)
+    _check_batching(config)
     if not config.ds_inference:
         if world_size > 1:
             raise UnsupportedError(
@@ -93,15 +90,9 @@ def _check_length(config: EngineConfig, model_config: Any) -> None:
         )
 
 
-def _check_batching(config: EngineConfig, model_config: Any) -> None:
+def _check_batching(config: EngineConfig) -> None:
     if config.batching != "continuous":
         return
-    if model_config.model_type in STATIC_ONLY:
-        raise UnsupportedError(
-            what=f"continuous batching of {model_config.model_type}",
-            why="its attention adds more than a mask to the scores, which attention over a paged KV cache does not",
-            instead="Use batching='static', or 'auto', which takes it.",
-        )
     for name, value, why in (
         ("kernel_inject", True, "DeepSpeed's kernels keep a KV cache of their own, one batch at a time"),
         ("use_cache", False, "it lives from the KV cache"),

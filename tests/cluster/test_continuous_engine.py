@@ -34,6 +34,7 @@ FAMILIES = {
     "llama": {},
     "qwen2": {},
     "mistral": {"sliding_window": 12},
+    "bloom": {},
 }
 UNEVEN = {"hidden_size": 72, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 8}
 NEW_TOKENS = 16
@@ -152,7 +153,7 @@ def assert_greedy(directory: Path, outcome: Outcome) -> None:
 def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     written = {family: write_tiny_model(family, root / family, **changes) for family, changes in FAMILIES.items()}
-    written |= {family: write_tiny_model(family, root / family) for family in ("gpt2", "bloom")}
+    written |= {family: write_tiny_model(family, root / family) for family in ("gpt2", "xglm")}
     written["uneven"] = write_tiny_model("llama", root / "uneven", **UNEVEN)
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     written["small"] = write_tiny_model("llama", root / "small", **small)
@@ -208,12 +209,12 @@ def stop_string(directories: dict[str, Path]) -> tuple[list[int], str, list[int]
 @pytest.fixture(scope="module")
 def one_rank(directories: dict[str, Path], stop_string: tuple[list[int], str, list[int]]) -> dict[str, Outcome]:
     """Outcomes of all cases on one rank."""
-    llama, bloom, prompt = str(directories["llama"]), str(directories["bloom"]), prompts([10])[0]
+    llama, xglm, prompt = str(directories["llama"]), str(directories["xglm"]), prompts([10])[0]
     cases = {family: greedy_case(directories[family]) for family in FAMILIES}
     cases["gpt2"] = greedy_case(directories["gpt2"], ds_inference=False)
     cases |= company_cases(directories["llama"])
-    cases["bloom"] = Case(bloom)
-    cases["bloom, continuous"] = Case(bloom, config={"batching": "continuous"})
+    cases["xglm"] = Case(xglm, config={"ds_inference": False})
+    cases["xglm, continuous"] = Case(xglm, config={"ds_inference": False, "batching": "continuous"})
     cases["small cache"] = Case(llama, config={"kv_cache_bytes": 10_000})
     cases["short sequences"] = Case(llama, [ask(0, prompt[:2], max_new_tokens=2)], {"max_tokens": 4})
     impossible = [ask(0, prompt, max_new_tokens=100), ask(1, prompt), ask(2, [])]
@@ -326,10 +327,10 @@ def test_static_beams_still_work_after_continuous_batching(
 
 
 def test_unknown_attention_batches_statically_and_says_so(one_rank: dict[str, Outcome]) -> None:
-    report = one_rank["bloom"].report
+    report = one_rank["xglm"].report
     assert report.batching == "static"
     assert report.note.startswith("static batching: 0 of its 2 layers attend in a way")
-    assert one_rank["bloom, continuous"].error.startswith("UnsupportedError: continuous batching of bloom")
+    assert one_rank["xglm, continuous"].error.startswith("UnsupportedError: continuous batching of this model")
 
 
 def test_too_little_memory_for_one_sequence_is_said_at_the_start(

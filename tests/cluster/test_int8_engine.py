@@ -17,7 +17,7 @@ from tests.ranks import run_ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
-FAMILIES = ["opt", "gptj", "gpt_neox", "gpt_neo", "llama", "qwen2", "mistral"]
+FAMILIES = ["opt", "gptj", "gpt_neox", "gpt_neo", "llama", "qwen2", "mistral", "bloom"]
 WAYS: list[dict[str, Any]] = [
     {"batching": "static"},
     {"batching": "continuous"},
@@ -61,7 +61,7 @@ def answer(context: RankContext, cases: list[tuple[str, dict[str, Any]]]) -> lis
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    found = {family: write_tiny_model(family, root / family) for family in (*FAMILIES, "bloom")}
+    found = {family: write_tiny_model(family, root / family) for family in FAMILIES}
     found["uneven"] = write_tiny_model(
         "llama", root / "uneven", hidden_size=96, num_attention_heads=6, num_key_value_heads=3, intermediate_size=160
     )
@@ -169,7 +169,7 @@ def quantised_by_others(directory: Path) -> Path:
 def test_two_ranks(models: dict[str, Path], expected: dict[str, list[list[int]]], tmp_path: Path) -> None:
     every = [(name, WAYS[1]) for name in (*FAMILIES, "float16")]
     own_part = {"batching": "continuous", "save_mp_checkpoint_path": str(tmp_path / "parts")}
-    static = [("bloom", way) for way in WAYS if way["batching"] == "static"]  # its alibi is not led to the pages
+    static = [("bloom", way) for way in WAYS if way["batching"] == "static"]
     cases = [*every, *in_all_ways("opt", "uneven"), ("uneven", own_part), *static]
     outcomes = check(2, cases, models, expected)
     # Rounding changes none of its few tokens; that its matrices are in int8 shows in what they take: in float32 a

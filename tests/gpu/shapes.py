@@ -21,6 +21,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4,
         "vocab_size": 32000,
     },
+    "bloom": {"hidden_size": 1024, "n_layer": 12, "n_head": 16, "vocab_size": 32000},
 }
 
 # For kernel injection: a family, or a family and what is special. Heads of 64 elements if nothing is said.

@@ -62,16 +62,18 @@ def answer(
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("family", ["opt", "llama"])
+@pytest.mark.parametrize("family", SHAPES)
 def test_greedy_tokens_equal_transformers(directories: dict[str, Path], family: str, dtype: str, tp: int) -> None:
     requests, directory = prompts(LENGTHS), directories[family]
     common = EngineConfig(
         batching="continuous", max_tokens=256, max_running=8, max_step_tokens=64, kv_cache_bytes=1 << 30
     )
-    configs = [common.replaced({"dtype": dtype, **variant}) for variant in VARIANTS]
+    # FlashInfer knows no biases of a part of the heads.
+    variants = [variant for variant in VARIANTS if family != "bloom" or variant.get("attention") != "flashinfer"]
+    configs = [common.replaced({"dtype": dtype, **variant}) for variant in variants]
     results = run_ranks(tp, answer, str(directory), requests, configs, device="cuda", timeout_s=300)
     wrong = []
-    for variant, config, (completions, statistics, note) in zip(VARIANTS, configs, results, strict=True):
+    for variant, config, (completions, statistics, note) in zip(variants, configs, results, strict=True):
         what = f"{family} {dtype} tp {tp} {variant}"
         if note:
             wrong.append(f"{what}: {note}")

@@ -14,6 +14,7 @@ from raydsinfer.engines.base import Completion, GenerateAnswer, GenerateRequest,
 from raydsinfer.engines.continuous.agreement import Agreement
 from raydsinfer.engines.continuous.attention.choice import choose_attention
 from raydsinfer.engines.continuous.batcher import Batcher, Decode
+from raydsinfer.engines.continuous.bloom import slopes_of
 from raydsinfer.engines.continuous.compiling import compiler_problem
 from raydsinfer.engines.continuous.executor import Executor
 from raydsinfer.engines.continuous.forward import Forward
@@ -129,7 +130,9 @@ def build_continuous(
         cache=cache,
         tables=tables,
         sampler=sampler,
-        attentions=choose_attention(config.attention, cache, tables, agreement, windows=windows, device=device),
+        attentions=choose_attention(
+            config.attention, cache, tables, agreement, windows=windows, slopes=slopes_of(model), device=device
+        ),
         max_running=config.max_running,
         max_tokens=config.max_tokens,
         device=device,

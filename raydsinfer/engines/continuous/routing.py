@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from raydsinfer.engines.continuous import bloom
 from raydsinfer.engines.continuous.compiling import CompiledLayers
 from raydsinfer.errors import UnsupportedError
 
@@ -76,6 +77,9 @@ class Routes:
             module.paged_routes = self  # type: ignore[assignment]
             if hasattr(module, "_attn"):
                 _take_over_attn(module)
+            elif bloom.is_bloom_attention(module):
+                bloom.lead(module, _attend)
+        bloom.spare_biases(model, lambda: self.attention is not None)
         self.num_layers = len(layers)
         self._compiled = CompiledLayers(model)
 

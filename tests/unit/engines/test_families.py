@@ -45,7 +45,6 @@ def test_modes(settings: dict[str, Any], world_size: int, mode: str) -> None:
         ("opt", {}, {"ds_inference": False}, 2, "does not shard"),
         ("opt", {}, {"batching": "continuous", "kernel_inject": True}, 1, "a KV cache of their own"),
         ("opt", {}, {"batching": "continuous", "use_cache": False}, 1, "it lives from the KV cache"),
-        ("bloom", {}, {"batching": "continuous"}, 1, "continuous batching of bloom.*more than a mask"),
     ],
 )
 def test_refusals_name_the_family_the_reason_and_the_way_out(

@@ -92,13 +92,6 @@ def test_more_ranks_than_heads_leave_nothing() -> None:
     assert "8 key-value heads" in found["static", "float16"].why_not
 
 
-def test_attention_that_no_paged_cache_takes() -> None:
-    found = verdicts(model("bloom", 64), gpus(A100), max_tokens=64)
-    assert found["static", "float16"].possible is True
-    assert found["continuous", "float16"].possible is False
-    assert "adds more than a mask" in found["continuous", "float16"].why_not
-
-
 def test_int8_is_what_the_settings_say_of_it() -> None:
     found = verdicts(model("opt"), gpus(A100))["kernel_inject", "int8"]
     try:
@@ -166,17 +159,14 @@ def test_the_engine_that_settings_ask_for(settings: dict[str, Any], expected: st
     assert wanted_engine(EngineConfig(**settings), model("llama"), gpus(A100)) == expected
 
 
-def test_auto_batches_statically_where_a_trial_fails() -> None:
-    assert wanted_engine(EngineConfig(max_tokens=64), model("bloom", 64), gpus(A100)) == "static"
-
-
 def test_what_the_engine_auto_is_there() -> None:
     auto, opt = EngineConfig(engine="auto", max_tokens=64), model("opt", 64)
     static = auto.replaced({"batching": "static"})
     assert wanted_engine(static, opt, gpus(A100)) == "kernel_inject"
     assert wanted_engine(static, opt, gpus(A100, kernels_problem="no nvcc")) == "static"
     assert wanted_engine(static, opt, Place(num_ranks=1, use_gpu=False)) == "static"
-    assert wanted_engine(auto, model("bloom", 64), gpus(A100)) == "static"
+    assert wanted_engine(static, model("bloom", 64), gpus(A100)) == "static"
+    assert wanted_engine(auto, model("bloom", 64), gpus(A100)) == "continuous"
     assert wanted_engine(auto, model("gpt2"), Place(num_ranks=2, use_gpu=False)) == "kernel_inject"
     assert wanted_engine(auto, model("llama"), gpus(A100)) == "continuous"
 

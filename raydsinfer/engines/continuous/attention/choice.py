@@ -26,7 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 def choose_attention(
-    wanted: Attention, cache: KVCache, tables: PageTables, agreement: Agreement, *, windows: bool, device: str
+    wanted: Attention,
+    cache: KVCache,
+    tables: PageTables,
+    agreement: Agreement,
+    *,
+    windows: bool,
+    slopes: torch.Tensor | None = None,
+    device: str,
 ) -> Attentions:
     """The attention of decode rows and prefill chunks; the same kind on all ranks.
 
@@ -40,19 +47,20 @@ def choose_attention(
         tables: Pages of each slot.
         agreement: With the other ranks.
         windows: Whether a layer sees only part of the sequence.
+        slopes: See `bloom.slopes_of`.
         device: torch device as a string.
 
     Raises:
         UnsupportedError: What is wanted does not go with the model or the device.
     """
-    prefill = _prefill(cache, device, windows)
+    prefill = _prefill(cache, device, windows, slopes)
     kinds = {"flashinfer": _against_flashinfer, "flex": _against_flex}
     for name, against in kinds.items():
         if wanted not in ("auto", name):
             continue
-        problem = against(cache, device, windows)
+        problem = against(cache, device, windows, slopes is not None)
         fits = not problem
-        attentions = Attentions(decode=_maker(name, cache, tables, device), prefill=prefill, pads=False)
+        attentions = Attentions(decode=_maker(name, cache, tables, slopes, device), prefill=prefill, pads=False)
         problem = problem or _problem_of(attentions, cache, tables, device)
         if not agreement.largest(bool(problem)):
             return attentions
@@ -61,13 +69,15 @@ def choose_attention(
             raise UnsupportedError(what=f"attention={wanted!r}", why=problem, instead="Use attention='auto'.")
         if fits:
             logger.warning("attention=%r does not work here: %s", name, problem)
-    return Attentions(decode=lambda batch: SdpaDecode(cache, tables), prefill=prefill, pads=True)
+    return Attentions(decode=lambda batch: SdpaDecode(cache, tables, slopes), prefill=prefill, pads=True)
 
 
-def _maker(name: str, cache: KVCache, tables: PageTables, device: str) -> Callable[[int | None], DecodeAttention]:
+def _maker(
+    name: str, cache: KVCache, tables: PageTables, slopes: torch.Tensor | None, device: str
+) -> Callable[[int | None], DecodeAttention]:
     if name == "flex":
         sizes = (8, 64, len(tables.host) - 1)
-        return lambda batch: FlexDecode(cache, tables, sizes)
+        return lambda batch: FlexDecode(cache, tables, sizes, slopes)
     workspaces: list[Workspace] = []
 
     def flashinfer(batch: int | None) -> DecodeAttention:
@@ -94,20 +104,22 @@ def _problem_of(attentions: Attentions, cache: KVCache, tables: PageTables, devi
     return ""
 
 
-def _prefill(cache: KVCache, device: str, windows: bool) -> PrefillAttention:
+def _prefill(cache: KVCache, device: str, windows: bool, slopes: torch.Tensor | None) -> PrefillAttention:
     same_sizes = all(layer.key_size == layer.value_size <= 256 for layer in cache.layers)
-    if _lacks_ampere(device, cache) or windows or not same_sizes or varlen_function() is None:
-        return SdpaPrefill(cache)
+    if _lacks_ampere(device, cache) or windows or slopes is not None or not same_sizes or varlen_function() is None:
+        return SdpaPrefill(cache, slopes)
     return VarlenPrefill(cache)
 
 
-def _against_flashinfer(cache: KVCache, device: str, windows: bool) -> str:
+def _against_flashinfer(cache: KVCache, device: str, windows: bool, biases: bool) -> str:
     """Why FlashInfer cannot be used; empty if it can."""
     if reason := _lacks_ampere(device, cache):
         return reason
     layer = cache.layers[0]
     if find_spec("flashinfer") is None:
         return "FlashInfer is not installed (pip install raydsinfer[flashinfer])"
+    if biases:
+        return "its linear biases (ALiBi) are those of a model whose heads are all on one rank"
     if windows or set(cache.layers) != {layer}:
         return "it wants layers that are all alike and see the whole sequence"
     if layer.key_size != layer.value_size or layer.key_size not in HEAD_SIZES:
@@ -115,7 +127,7 @@ def _against_flashinfer(cache: KVCache, device: str, windows: bool) -> str:
     return ""
 
 
-def _against_flex(cache: KVCache, device: str, windows: bool) -> str:
+def _against_flex(cache: KVCache, device: str, windows: bool, biases: bool) -> str:
     """Why FlexAttention cannot be used; empty if it can."""
     if reason := _lacks_ampere(device, cache):
         return reason

@@ -18,18 +18,28 @@ class FlexDecode:
         cache: Keys and values.
         tables: Pages of each slot.
         sizes: Batch sizes to compile for, ascending; rows are padded to one of them.
+        slopes: See `bloom.slopes_of`.
+        compiled: Whether to compile it; for tests.
     """
 
     name: ClassVar[str] = "flex"
     supports_windows: ClassVar[bool] = False
 
-    def __init__(self, cache: KVCache, tables: PageTables, sizes: tuple[int, ...], *, compiled: bool = True) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        tables: PageTables,
+        sizes: tuple[int, ...],
+        slopes: torch.Tensor | None = None,
+        *,
+        compiled: bool = True,
+    ) -> None:
         from torch.nn.attention.flex_attention import flex_attention
 
-        self._cache, self._tables, self._sizes = cache, tables, sizes
+        self._cache, self._tables, self._sizes, self._slopes = cache, tables, sizes, slopes
         self._function: Any = torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
         self._mask: Any = None
-        self._used = torch.empty(0)
+        self._with_bias: Any = None
 
     def begin(self, rows: Rows, longest: int) -> None:
         """See `DecodeAttention.begin`."""
@@ -40,8 +50,10 @@ class FlexDecode:
         """See `DecodeAttention.attend`."""
         if layer == 0:
             self._mask = self._block_mask(rows)
+            if self._slopes is not None:
+                self._with_bias = self._bias(self._slopes, rows)
         count = len(query)
-        padded = next((size for size in self._sizes if size >= count), count)
+        padded = self._padded(count)
         if padded > count:
             query = torch.cat([query, query.new_zeros(padded - count, *query.shape[1:])])
         keys, values = (
@@ -51,6 +63,7 @@ class FlexDecode:
             query.unsqueeze(2),
             keys,
             values,
+            score_mod=self._with_bias,
             block_mask=self._mask,
             scale=scale,
             enable_gqa=query.shape[1] != keys.shape[1],
@@ -58,12 +71,34 @@ class FlexDecode:
         )
         return attended[:count].squeeze(2)
 
+    def _bias(self, slopes: torch.Tensor, rows: Rows) -> Any:
+        """Of a step: what is added to a score. Keys are known by where they lie, so each page is told what it holds."""
+        page_size = self._cache.page_size
+        pages = self._tables.device[rows.slots].long()
+        order = torch.arange(pages.shape[1], device=pages.device)
+        nowhere = len(self._cache.keys[0]) // page_size
+        starts = torch.zeros(nowhere + 1, dtype=torch.int32, device=pages.device)
+        used = order * page_size < rows.lengths[:, None]  # behind them may be pages that are others' by now
+        starts[torch.where(used, pages, nowhere)] = (order * page_size).to(torch.int32).expand_as(pages)
+        positions = torch.nn.functional.pad(rows.positions, (0, self._padded(len(pages)) - len(pages)))
+
+        def with_bias(
+            score: torch.Tensor, batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+        ) -> torch.Tensor:
+            seen = starts[key // page_size] + key % page_size
+            return score + slopes[head] * (seen - positions[batch])
+
+        return with_bias
+
+    def _padded(self, count: int) -> int:
+        return next((size for size in self._sizes if size >= count), count)
+
     def _block_mask(self, rows: Rows) -> Any:
         from torch.nn.attention.flex_attention import BlockMask
 
         page_size = self._cache.page_size
         count = len(rows.slots)
-        padded = next((size for size in self._sizes if size >= count), count)
+        padded = self._padded(count)
         pages, lengths = self._tables.device[rows.slots], rows.lengths
         if padded > count:
             pages = torch.cat([pages, pages.new_zeros(padded - count, pages.shape[1])])

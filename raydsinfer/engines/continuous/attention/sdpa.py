@@ -7,9 +7,13 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from raydsinfer.engines.continuous.bloom import linear_bias
 from raydsinfer.engines.continuous.kv_cache import KVCache
 from raydsinfer.engines.continuous.page_tables import PageTables
 from raydsinfer.engines.continuous.step_inputs import Prompts, Rows
+
+_BLOCK = 256  # queries
+_MOST_MASKED = 2**27  # elements of masks that one layer keeps for the next
 
 
 class SdpaDecode:
@@ -18,9 +22,9 @@ class SdpaDecode:
     name: ClassVar[str] = "sdpa"
     supports_windows: ClassVar[bool] = True
 
-    def __init__(self, cache: KVCache, tables: PageTables) -> None:
-        self._cache, self._tables = cache, tables
-        self._places = self._visible = torch.empty(0)
+    def __init__(self, cache: KVCache, tables: PageTables, slopes: torch.Tensor | None = None) -> None:
+        self._cache, self._tables, self._slopes = cache, tables, slopes
+        self._places = self._visible = self._biased = torch.empty(0)
 
     def begin(self, rows: Rows, longest: int) -> None:
         """See `DecodeAttention.begin`."""
@@ -31,6 +35,8 @@ class SdpaDecode:
         """See `DecodeAttention.attend`."""
         if layer == 0:
             self._places, self._visible = self._gather(rows, longest)
+            if self._slopes is not None:
+                self._biased = self._with_bias(self._slopes, rows).to(query.dtype)
         visible = self._visible
         if window is not None:
             seen = torch.arange(visible.shape[1], device=visible.device)
@@ -43,11 +49,17 @@ class SdpaDecode:
             query.unsqueeze(2),
             keys,
             values,
-            attn_mask=visible[:, None, None],
+            attn_mask=visible[:, None, None] if self._slopes is None else self._biased,
             scale=scale,
             enable_gqa=query.shape[1] != keys.shape[1],
         )
         return attended.squeeze(2)
+
+    def _with_bias(self, slopes: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """What is added to scores, (rows, heads, 1, tokens)."""
+        seen = torch.arange(self._visible.shape[1], device=self._visible.device)
+        bias = linear_bias(slopes, seen, rows.positions[:, None, None])
+        return bias.masked_fill(~self._visible[:, None, None], -torch.inf)
 
     def _gather(self, rows: Rows, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Places in the cache (rows, tokens) and which of them a row sees."""
@@ -59,13 +71,19 @@ class SdpaDecode:
 
 
 class SdpaPrefill:
-    """Chunk by chunk."""
+    """Chunk by chunk; with linear biases in blocks of queries, since each has a bias for each key and head.
+
+    Args:
+        cache: Keys and values.
+        slopes: See `bloom.slopes_of`.
+    """
 
     name: ClassVar[str] = "sdpa"
     supports_windows: ClassVar[bool] = True
 
-    def __init__(self, cache: KVCache) -> None:
-        self._cache = cache
+    def __init__(self, cache: KVCache, slopes: torch.Tensor | None = None) -> None:
+        self._cache, self._slopes = cache, slopes
+        self._masks: dict[tuple[int, int, int | None], torch.Tensor | None] = {}
 
     def attend(
         self,
@@ -79,30 +97,53 @@ class SdpaPrefill:
         window: int | None,
     ) -> torch.Tensor:
         """See `PrefillAttention.attend`."""
+        if layer == 0:
+            self._masks.clear()  # of the step before
         if prompts.seen is not None:
             key, value = (t[prompts.seen] for t in (self._cache.keys[layer], self._cache.values[layer]))
         out, at, seen_at = [], 0, 0
         for chunk in prompts.chunks:
-            total = chunk.start + chunk.length if prompts.seen is not None else chunk.length
-            queries = query[at : at + chunk.length]
-            seen = slice(seen_at, seen_at + total)
-            out.append(_causal(queries, key[seen], value[seen], scale, window))
-            at, seen_at = at + chunk.length, seen_at + total
+            start = chunk.start if prompts.seen is not None else 0
+            size = chunk.length if self._slopes is None else _BLOCK
+            for first in range(0, chunk.length, size):
+                end = min(first + size, chunk.length)
+                seen = slice(seen_at, seen_at + start + end)
+                queries = query[at + first : at + end]
+                mask = self._mask(queries, start + end, window)
+                out.append(_causal(queries, key[seen], value[seen], scale, mask))
+            at, seen_at = at + chunk.length, seen_at + start + chunk.length
         return torch.cat(out)
+
+    def _mask(self, queries: torch.Tensor, total: int, window: int | None) -> torch.Tensor | None:
+        shape = (len(queries), total, window)
+        if shape not in self._masks:
+            if sum(mask.numel() for mask in self._masks.values() if mask is not None) > _MOST_MASKED:
+                self._masks.clear()
+            self._masks[shape] = _causal_mask(queries, total, window, self._slopes)
+        return self._masks[shape]
+
+
+def _causal_mask(
+    queries: torch.Tensor, total: int, window: int | None, slopes: torch.Tensor | None
+) -> torch.Tensor | None:
+    """For the last of `total` tokens; None if causal attention to all of it is all that is asked for."""
+    count, device = len(queries), queries.device
+    if slopes is None and count == total and (window is None or window >= total):
+        return None
+    at = torch.arange(total - count, total, device=device)[:, None]
+    seen = torch.arange(total, device=device)
+    mask = seen <= at
+    if window is not None:
+        mask &= seen > at - window
+    if slopes is None:
+        return mask
+    return linear_bias(slopes, seen, at).to(queries.dtype).masked_fill_(~mask, -torch.inf)[None]
 
 
 def _causal(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """Attention of the last tokens of a sequence to all of it."""
-    count, total = len(query), len(key)
-    mask = None
-    if count != total or (window is not None and window < total):
-        at = torch.arange(total - count, total, device=query.device)[:, None]
-        seen = torch.arange(total, device=query.device)[None]
-        mask = seen <= at
-        if window is not None:
-            mask &= seen > at - window
+    """Attention of the last tokens of a sequence to all of it; without a mask, of each to all that are before."""
     heads_first = [tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value)]
     attended = scaled_dot_product_attention(
         heads_first[0],

@@ -10,6 +10,7 @@ import torch
 
 from raydsinfer.config import GenerationConfig
 from raydsinfer.engines.continuous.attention.sdpa import SdpaDecode, SdpaPrefill
+from raydsinfer.engines.continuous.bloom import slopes_of
 from raydsinfer.engines.continuous.executor import Attentions, Executor
 from raydsinfer.engines.continuous.forward import Forward
 from raydsinfer.engines.continuous.kv_cache import KVCache, LayerShape
@@ -65,6 +66,7 @@ def error_of(
     layers, _ = layer_shapes(forward, routes.num_layers, NUM_TOKENS, VOCAB, "cpu", 64)
     cache = KVCache(layers, num_pages=16, page_size=page_size, dtype=torch.float32, device="cpu")
     tables = PageTables(num_slots=2, pages_per_slot=8, padding_page=cache.padding_page, device="cpu")
+    slopes = slopes_of(model)
     sampler = Sampler(num_slots=2, max_tokens=32, vocab_size=VOCAB, device="cpu", eos_ids=[2])
 
     class Prefill(SdpaPrefill):
@@ -80,7 +82,9 @@ def error_of(
         cache=cache,
         tables=tables,
         sampler=sampler,
-        attentions=Attentions(decode=lambda batch: Decode(cache, tables), prefill=Prefill(cache), pads=True),
+        attentions=Attentions(
+            decode=lambda batch: Decode(cache, tables, slopes), prefill=Prefill(cache, slopes), pads=True
+        ),
         max_running=2,
         max_tokens=32,
         device="cpu",
@@ -96,7 +100,13 @@ def error_of(
 @pytest.mark.parametrize("page_size", [1, 4, 16])
 @pytest.mark.parametrize(
     ("family", "changes"),
-    [("llama", {}), ("gptj", {}), ("gpt_neo", {"window_size": 3}), ("mistral", {"sliding_window": 4})],
+    [
+        ("llama", {}),
+        ("gptj", {}),
+        ("gpt_neo", {"window_size": 3}),
+        ("mistral", {"sliding_window": 4}),
+        ("bloom", {}),
+    ],
 )
 def test_right_attention_passes(family: str, changes: dict[str, Any], page_size: int) -> None:
     assert error_of(family, page_size=page_size, **changes) < 0.1
@@ -110,6 +120,7 @@ def test_right_attention_passes(family: str, changes: dict[str, Any], page_size:
         ("llama", {}, swapped_keys),
         ("llama", {}, nothing_there),
         ("gptj", {}, swapped_keys),
+        ("bloom", {}, swapped_heads),
         ("gpt_neo", {"window_size": 3}, missing_window),
         ("mistral", {"sliding_window": 4}, missing_window),
     ],
@@ -131,7 +142,7 @@ def test_layers_windows_and_memory_are_found_by_trying() -> None:
 
 
 def test_layers_that_attend_in_another_way_are_counted() -> None:
-    model = tiny_model("bloom")
+    model = tiny_model("xglm")
     with torch.no_grad(), pytest.raises(UnsupportedError, match="0 of its 2 layers attend in a way that can be led"):
         layer_shapes(Forward(model, Routes(model)), 2, NUM_TOKENS, VOCAB, "cpu", 64)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from raydsinfer.config import Attention
 from raydsinfer.engines.base import RankContext
@@ -26,6 +27,22 @@ def test_a_cpu_gets_sdpa(wanted: Attention, windows: bool) -> None:
     assert isinstance(chosen.decode(None), SdpaDecode)
     assert isinstance(chosen.prefill, SdpaPrefill)
     assert chosen.pads
+
+
+def test_biases_go_where_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    paged, slopes = Paged([5], page_size=16), torch.ones(4)
+    chosen = choose_attention(
+        "auto", paged.cache, paged.tables, Agreement(RankContext()), windows=False, slopes=slopes, device="cpu"
+    )
+    decode, prefill = chosen.decode(None), chosen.prefill
+    assert isinstance(decode, SdpaDecode)
+    assert isinstance(prefill, SdpaPrefill)
+    assert decode._slopes is prefill._slopes is slopes
+    monkeypatch.setattr(choice, "_lacks_ampere", lambda *_: "")
+    monkeypatch.setattr(choice, "find_spec", lambda name: name)
+    assert "ALiBi" in choice._against_flashinfer(paged.cache, "cuda", False, True)
+    assert choice._against_flex(paged.cache, "cuda", False, True) == ""
+    assert isinstance(choice._prefill(paged.cache, "cuda", False, slopes), SdpaPrefill)
 
 
 @pytest.mark.parametrize("wanted", ["flex", "flashinfer"])

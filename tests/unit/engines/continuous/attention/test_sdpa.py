@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from raydsinfer.engines.continuous.attention import sdpa
 from raydsinfer.engines.continuous.attention.sdpa import SdpaDecode, SdpaPrefill
 from tests.paged import Paged
 
 LENGTHS = [1, 7, 20, 16, 33]
+SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 100])
@@ -22,6 +24,19 @@ def test_decode_rows_see_their_own_pages(page_size: int, heads: int, query_heads
     for index, slot in enumerate(slots):
         expected = paged.attended(slot, LENGTHS[slot] - 1, query[index : index + 1], scale=0.3, window=window)
         torch.testing.assert_close(found[index : index + 1], expected)
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+def test_decode_rows_are_biased_by_the_distance_of_keys(page_size: int) -> None:
+    paged, slots = Paged(LENGTHS, page_size=page_size), [3, 0, 4, 1]
+    rows, query = paged.rows(slots, padded=6), paged.query(6)
+    decode = SdpaDecode(paged.cache, paged.tables, SLOPES)
+    found = decode.attend(0, query, rows=rows, longest=rows.longest, scale=0.3, window=None)
+    for index, slot in enumerate(slots):
+        one = query[index : index + 1]
+        expected = paged.attended(slot, LENGTHS[slot] - 1, one, scale=0.3, slopes=SLOPES)
+        torch.testing.assert_close(found[index : index + 1], expected)
+    assert found.isfinite().all()
 
 
 def test_rows_of_padding_and_a_longer_gather_change_nothing() -> None:
@@ -64,3 +79,47 @@ def test_chunks_see_what_their_sequences_have_so_far(
         expected = paged.attended(slot, start, query[part], scale=0.3, window=window)
         torch.testing.assert_close(found[part], expected)
         at += length
+
+
+@pytest.mark.parametrize("block", [5, 8, 256])
+def test_chunks_are_biased_by_the_distance_of_keys(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdpa, "_BLOCK", block)
+    paged = Paged(LENGTHS, page_size=4)
+    prefill = SdpaPrefill(paged.cache, SLOPES)
+    for chunks in ([(2, 0, 20), (0, 0, 1), (4, 0, 33)], [(4, 13, 20), (3, 15, 1), (2, 0, 12)]):
+        prompts, query = paged.prompts(chunks), paged.query(sum(length for _, _, length in chunks))
+        key, value = (
+            torch.cat([part[slot][start : start + length] for slot, start, length in chunks])
+            for part in (paged.keys, paged.values)
+        )
+        for _ in range(2):  # the second time with what the first kept
+            found = prefill.attend(0, query, key, value, prompts=prompts, scale=0.3, window=None)
+        for (slot, start, _), one, queries in zip(chunks, split(found, chunks), split(query, chunks), strict=True):
+            torch.testing.assert_close(one, paged.attended(slot, start, queries, scale=0.3, slopes=SLOPES))
+
+
+def split(tokens: torch.Tensor, chunks: list[tuple[int, int, int]]) -> tuple[torch.Tensor, ...]:
+    return tokens.split([length for _, _, length in chunks])
+
+
+def test_masks_are_kept_for_the_next_layer_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    paged = Paged(LENGTHS, page_size=4)
+    prefill, query = SdpaPrefill(paged.cache, SLOPES), paged.query(20)
+    made: list[int] = []
+    own = sdpa._causal_mask
+    monkeypatch.setattr(sdpa, "_causal_mask", lambda *args: made.append(args[1]) or own(*args))
+    prompts = paged.prompts([(2, 0, 20)])
+
+    def attend(layer: int) -> None:
+        prefill.attend(layer, query, paged.keys[2], paged.values[2], prompts=prompts, scale=0.3, window=None)
+
+    attend(0)
+    attend(1)
+    assert made == [20]
+    attend(0)
+    assert made == [20, 20]
+    monkeypatch.setattr(sdpa, "_MOST_MASKED", 0)
+    prefill.attend(
+        1, query[:7], paged.keys[1], paged.values[1], prompts=paged.prompts([(1, 0, 7)]), scale=0.3, window=None
+    )
+    assert len(prefill._masks) == 1
