@@ -216,7 +216,7 @@ def test_a_plan_starts_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_demo_rehearsal_starts_its_own_cluster(tmp_path: Path) -> None:
     code, out, err = finish(start("demo", "--engine", "echo", "--output-dir", str(tmp_path / "out")))
-    assert code == 0
+    assert code == 0, err
     assert "The capital of France is" in out
     assert "error rows 0" in " ".join(err.split())
     rows = pq.read_table(tmp_path / "out" / "completions.parquet").to_pylist()

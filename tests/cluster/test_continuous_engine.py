@@ -155,6 +155,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     written = {family: write_tiny_model(family, root / family, **changes) for family, changes in FAMILIES.items()}
     written |= {family: write_tiny_model(family, root / family) for family in ("gpt2", "xglm")}
     written["uneven"] = write_tiny_model("llama", root / "uneven", **UNEVEN)
+    written["uneven biases"] = write_tiny_model("bloom", root / "biases", hidden_size=80, n_head=5)
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     written["small"] = write_tiny_model("llama", root / "small", **small)
     return written
@@ -248,7 +249,7 @@ def two_ranks(directories: dict[str, Path]) -> dict[str, Outcome]:
     cases = {family: greedy_case(directories[family]) for family in FAMILIES}
     cases["llama"].static, cases["llama"].num_beams = prompts(LENGTHS), 2
     cases["preempted"] = company_cases(directories["llama"])["preempted"]
-    cases["uneven"] = greedy_case(directories["uneven"])
+    cases |= {name: greedy_case(directories[name]) for name in ("uneven", "uneven biases")}
     # One rank has two key-value heads of the three and the other one: there is room on the other only.
     uneven_bytes = 2 * 2 * 8 * 4 * 3 * (128 + 16) - 1
     cases["small cache"] = Case(str(directories["uneven"]), config={"kv_cache_bytes": uneven_bytes})
@@ -263,7 +264,7 @@ def test_greedy_tokens_on_one_rank_equal_transformers(
     assert one_rank[family].report.mode == ("plain" if family == "gpt2" else "autotp")
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "uneven"])
+@pytest.mark.parametrize("family", [*FAMILIES, "uneven", "uneven biases"])
 def test_greedy_tokens_on_two_ranks_equal_transformers(
     directories: dict[str, Path], two_ranks: dict[str, Outcome], family: str
 ) -> None:

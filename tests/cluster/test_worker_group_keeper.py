@@ -109,7 +109,7 @@ def test_a_keeper_that_nobody_knows_any_more_lives_until_its_last_lease_ends():
     assert "GangKeeper ALIVE" in left_of_gangs()["actors"]
     assert placement_group_state(group) != "REMOVED"
     wait_for(lambda: placement_group_state(group) == "REMOVED", timeout_s=TTL_S + 3)
-    wait_for(lambda: not any(left_of_gangs().values()), timeout_s=5)
+    wait_for(lambda: not any(left_of_gangs().values()), timeout_s=20)
 
 
 def test_a_lease_that_was_not_renewed_ends_and_cannot_be_renewed():

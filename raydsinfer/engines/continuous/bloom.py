@@ -52,7 +52,7 @@ def slopes_of(model: Any) -> torch.Tensor | None:
         return None
     ones = torch.ones(1, 2, dtype=torch.int64, device=model.get_input_embeddings().weight.device)
     biases: torch.Tensor = base.build_alibi_tensor(ones, base.num_heads, dtype=torch.float32)
-    return biases[:, 0, 1]
+    return biases[:, 0, 1].clone()  # in one piece: FlexAttention would copy it in each layer, and on CPUs refuses it
 
 
 def spare_biases(model: Any, is_led: Callable[[], bool]) -> None:

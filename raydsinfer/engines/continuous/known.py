@@ -34,6 +34,8 @@ def _problem(model: Any, max_tokens: int) -> str:
         if getattr(model.generation_config, name, None) is not None:
             return f"its generation_config.json sets {name}"
     config = model.config.get_text_config()
+    if getattr(config, "slow_but_exact", False) and getattr(config, "pretraining_tp", 1) > 1:
+        return "slow_but_exact sums what attention gives in another way"
     chunk = getattr(config, "attention_chunk_size", None)
     if chunk is not None and chunk < max_tokens:
         return f"it attends in chunks of {chunk} tokens, and max_tokens is {max_tokens}"

@@ -119,7 +119,7 @@ def _against_flashinfer(cache: KVCache, device: str, windows: bool, biases: bool
     if find_spec("flashinfer") is None:
         return "FlashInfer is not installed (pip install raydsinfer[flashinfer])"
     if biases:
-        return "its linear biases (ALiBi) are those of a model whose heads are all on one rank"
+        return "linear biases (ALiBi) are not led to it: it knows only those of a model that is whole"
     if windows or set(cache.layers) != {layer}:
         return "it wants layers that are all alike and see the whole sequence"
     if layer.key_size != layer.value_size or layer.key_size not in HEAD_SIZES:

@@ -13,7 +13,8 @@ from raydsinfer.engines.continuous.page_tables import PageTables
 from raydsinfer.engines.continuous.step_inputs import Prompts, Rows
 
 _BLOCK = 256  # queries
-_MOST_MASKED = 2**27  # elements of masks that one layer keeps for the next
+_MOST_BIASES = 2**24  # of a block
+_MOST_KEPT = 2**27  # elements of masks that a layer leaves to the next
 
 
 class SdpaDecode:
@@ -53,6 +54,8 @@ class SdpaDecode:
             scale=scale,
             enable_gqa=query.shape[1] != keys.shape[1],
         )
+        if layer == len(self._cache.layers) - 1:  # captured steps of other sizes can have the memory
+            self._places = self._visible = self._biased = torch.empty(0)
         return attended.squeeze(2)
 
     def _with_bias(self, slopes: torch.Tensor, rows: Rows) -> torch.Tensor:
@@ -97,14 +100,12 @@ class SdpaPrefill:
         window: int | None,
     ) -> torch.Tensor:
         """See `PrefillAttention.attend`."""
-        if layer == 0:
-            self._masks.clear()  # of the step before
         if prompts.seen is not None:
             key, value = (t[prompts.seen] for t in (self._cache.keys[layer], self._cache.values[layer]))
         out, at, seen_at = [], 0, 0
         for chunk in prompts.chunks:
             start = chunk.start if prompts.seen is not None else 0
-            size = chunk.length if self._slopes is None else _BLOCK
+            size = self._block(start + chunk.length) if self._slopes is not None else chunk.length
             for first in range(0, chunk.length, size):
                 end = min(first + size, chunk.length)
                 seen = slice(seen_at, seen_at + start + end)
@@ -112,15 +113,25 @@ class SdpaPrefill:
                 mask = self._mask(queries, start + end, window)
                 out.append(_causal(queries, key[seen], value[seen], scale, mask))
             at, seen_at = at + chunk.length, seen_at + start + chunk.length
+        if layer == len(self._cache.layers) - 1:
+            self._masks.clear()
         return torch.cat(out)
 
+    def _block(self, total: int) -> int:
+        """Queries whose biases towards so many tokens are made at once."""
+        assert self._slopes is not None  # noqa: S101
+        return max(1, min(_BLOCK, _MOST_BIASES // (len(self._slopes) * total)))
+
     def _mask(self, queries: torch.Tensor, total: int, window: int | None) -> torch.Tensor | None:
+        """One for the last queries of so many tokens, from an earlier layer if there was room to keep it."""
         shape = (len(queries), total, window)
-        if shape not in self._masks:
-            if sum(mask.numel() for mask in self._masks.values() if mask is not None) > _MOST_MASKED:
-                self._masks.clear()
-            self._masks[shape] = _causal_mask(queries, total, window, self._slopes)
-        return self._masks[shape]
+        if shape in self._masks:
+            return self._masks[shape]
+        mask = _causal_mask(queries, total, window, self._slopes)
+        kept = sum(other.numel() for other in self._masks.values() if other is not None)
+        if mask is None or kept + mask.numel() <= _MOST_KEPT:
+            self._masks[shape] = mask
+        return mask
 
 
 def _causal_mask(

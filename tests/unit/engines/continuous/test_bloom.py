@@ -37,6 +37,7 @@ def test_led_elsewhere_with_biases_it_says_the_same(heads: int) -> None:
     slopes, routes = slopes_of(model), Routes(model)
     assert slopes is not None
     assert slopes.shape == (heads,)
+    assert slopes.is_contiguous()
     recorder = Biased(slopes)
     found = Forward(model, routes)(TOKENS, torch.arange(len(TOKENS)), recorder)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -56,6 +56,12 @@ def test_forced_tokens_are_refused(name: str) -> None:
         require_known(model_of("opt", {name: 7}), 64)
 
 
+def test_outputs_that_are_summed_in_slices_are_refused() -> None:
+    require_known(model_of("bloom", pretraining_tp=4), 64)
+    with pytest.raises(UnsupportedError, match="slow_but_exact"):
+        require_known(model_of("bloom", pretraining_tp=4, slow_but_exact=True), 64)
+
+
 def test_unknown_kinds_of_layers_are_refused() -> None:
     model = model_of("llama")
     model.config.layer_types = ["full_attention", "linear_attention"]

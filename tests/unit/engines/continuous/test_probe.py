@@ -54,19 +54,25 @@ def nothing_there(arguments: Arguments, cache: KVCache) -> Arguments:
 
 
 Break = Callable[[Arguments, KVCache], Arguments]
+Slopes = Callable[[Any], torch.Tensor | None]
 
 
 @torch.no_grad()
 def error_of(
-    family: str, *, prefill: Break = intact, decode: Break = intact, page_size: int = PAGE_SIZE, **changes: Any
+    family: str,
+    *,
+    prefill: Break = intact,
+    decode: Break = intact,
+    page_size: int = PAGE_SIZE,
+    take_slopes: Slopes = slopes_of,
+    **changes: Any,
 ) -> float:
     model = tiny_model(family, **changes)
-    routes = Routes(model)
+    slopes, routes = take_slopes(model), Routes(model)
     forward = Forward(model, routes)
     layers, _ = layer_shapes(forward, routes.num_layers, NUM_TOKENS, VOCAB, "cpu", 64)
     cache = KVCache(layers, num_pages=16, page_size=page_size, dtype=torch.float32, device="cpu")
     tables = PageTables(num_slots=2, pages_per_slot=8, padding_page=cache.padding_page, device="cpu")
-    slopes = slopes_of(model)
     sampler = Sampler(num_slots=2, max_tokens=32, vocab_size=VOCAB, device="cpu", eos_ids=[2])
 
     class Prefill(SdpaPrefill):
@@ -128,6 +134,13 @@ def test_right_attention_passes(family: str, changes: dict[str, Any], page_size:
 @pytest.mark.parametrize("where", ["prefill", "decode"])
 def test_broken_attention_is_found_out(family: str, changes: dict[str, Any], broken: Break, where: str) -> None:
     assert error_of(family, **{where: broken}, **changes) > 1
+
+
+@pytest.mark.parametrize(
+    "slopes", [lambda model: None, lambda model: slopes_of(model).flip(0), lambda model: slopes_of(model) / 2]
+)
+def test_biases_that_are_missing_or_of_other_heads_are_found_out(slopes: Slopes) -> None:
+    assert error_of("bloom", take_slopes=slopes) > 1
 
 
 def test_layers_windows_and_memory_are_found_by_trying() -> None:

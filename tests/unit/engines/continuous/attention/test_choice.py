@@ -43,6 +43,10 @@ def test_biases_go_where_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None
     assert "ALiBi" in choice._against_flashinfer(paged.cache, "cuda", False, True)
     assert choice._against_flex(paged.cache, "cuda", False, True) == ""
     assert isinstance(choice._prefill(paged.cache, "cuda", False, slopes), SdpaPrefill)
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(choice, "FlexDecode", lambda *args: given.append(args))
+    choice._maker("flex", paged.cache, paged.tables, slopes, "cuda")(None)
+    assert given[0][-1] is slopes
 
 
 @pytest.mark.parametrize("wanted", ["flex", "flashinfer"])

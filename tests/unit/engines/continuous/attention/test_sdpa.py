@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -102,24 +104,31 @@ def split(tokens: torch.Tensor, chunks: list[tuple[int, int, int]]) -> tuple[tor
     return tokens.split([length for _, _, length in chunks])
 
 
-def test_masks_are_kept_for_the_next_layer_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_are_kept_for_the_next_layer_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     paged = Paged(LENGTHS, page_size=4)
-    prefill, query = SdpaPrefill(paged.cache, SLOPES), paged.query(20)
+    paged.cache.layers = [paged.cache.layers[0]] * 2
+    prefill, query = SdpaPrefill(paged.cache, SLOPES), paged.query(27)
+    prompts = paged.prompts([(2, 0, 20), (1, 0, 7)])
+    key, value = (torch.cat([part[2], part[1]]) for part in (paged.keys, paged.values))
     made: list[int] = []
     own = sdpa._causal_mask
-    monkeypatch.setattr(sdpa, "_causal_mask", lambda *args: made.append(args[1]) or own(*args))
-    prompts = paged.prompts([(2, 0, 20)])
 
-    def attend(layer: int) -> None:
-        prefill.attend(layer, query, paged.keys[2], paged.values[2], prompts=prompts, scale=0.3, window=None)
+    def causal_mask(queries: torch.Tensor, total: int, *others: Any) -> torch.Tensor | None:
+        made.append(total)
+        return own(queries, total, *others)
 
-    attend(0)
-    attend(1)
-    assert made == [20]
-    attend(0)
-    assert made == [20, 20]
-    monkeypatch.setattr(sdpa, "_MOST_MASKED", 0)
-    prefill.attend(
-        1, query[:7], paged.keys[1], paged.values[1], prompts=paged.prompts([(1, 0, 7)]), scale=0.3, window=None
-    )
-    assert len(prefill._masks) == 1
+    monkeypatch.setattr(sdpa, "_causal_mask", causal_mask)
+    prefill.attend(0, query, key, value, prompts=prompts, scale=0.3, window=None)
+    prefill.attend(1, query, key, value, prompts=prompts, scale=0.3, window=None)
+    assert made == [20, 7]
+    assert prefill._masks == {}
+    monkeypatch.setattr(sdpa, "_MOST_KEPT", len(SLOPES) * 20 * 20)
+    prefill.attend(0, query, key, value, prompts=prompts, scale=0.3, window=None)
+    assert list(prefill._masks) == [(20, 20, None)]
+    prefill.attend(1, query, key, value, prompts=prompts, scale=0.3, window=None)
+    assert made == [20, 7, 20, 7, 7]
+
+
+def test_blocks_are_smaller_the_more_tokens_they_see() -> None:
+    prefill = SdpaPrefill(Paged(LENGTHS, page_size=4).cache, torch.ones(32))
+    assert [prefill._block(total) for total in (10, 2048, 4096, 2**20)] == [256, 256, 128, 1]
