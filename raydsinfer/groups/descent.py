@@ -30,6 +30,7 @@ class Descent:
         self.spec = spec
         self.attempts: tuple[tuple[str, tuple[str, ...]], ...] = ()
         self._num_ranks = num_ranks
+        self._wanted_copy = spec.config.save_mp_checkpoint_path is not None
         self._rung: Rung | None = None  # None: as it was asked for
         self._unbuilt: WorkerGroupError | None = None
         self._verify = spec.config.verify
@@ -94,6 +95,8 @@ class Descent:
             return ""
         rung, found = self.attempts[-1]
         line = f"{rung}: {found[0].rstrip('.')}. Next: {self._rung}"
+        if rung == "kernel injection" and self._wanted_copy:
+            line += ", without save_mp_checkpoint_path, whose weights are for the kernels"
         return line if found[0].startswith(IMPOSSIBLE) else f"the model's text is not right: {line}"
 
 

@@ -85,8 +85,19 @@ def test_kernels_that_auto_chose_and_cannot_have():
         "kernel injection: not possible: DeepSpeed's kernels cannot be built: no nvcc. Next: continuous AutoTP"
     )
     assert (walk.spec.config.engine, walk.spec.config.batching) == ("deepspeed", "continuous")
-    assert walk.goes_on(failure(UnsupportedError(what="continuous", why="alibi", instead="static")))
+    assert walk.goes_on(failure(UnsupportedError(what="continuous", why="odd", instead="static")))
     assert walk.spec.config.batching == "static"
+
+
+def test_a_copy_for_the_kernels_is_left_alone_without_them():
+    walk = descent(kernel_inject=True, save_mp_checkpoint_path="/copy", num_ranks=2)
+    assert walk.goes_on(wrong("kernel injection"))
+    assert walk.spec.config.save_mp_checkpoint_path is None
+    assert walk.note.endswith(
+        "Next: continuous AutoTP, without save_mp_checkpoint_path, whose weights are for the kernels"
+    )
+    assert walk.goes_on(wrong("continuous AutoTP"))
+    assert walk.note.endswith("Next: static AutoTP")
 
 
 def test_kernels_that_were_asked_for_are_an_error():
