@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gpt_neox": {"use_parallel_residual": False, "rotary_emb_base": 500, "hidden_act": "gelu_new"},
     "llama": {"num_key_value_heads": 4, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
     # Slopes of 6 heads are not those of 8 or 4 heads: those past a power of two come from another series.
-    "bloom": {"hidden_size": 96, "n_head": 6},
+    "bloom": {"hidden_size": 96, "n_head": 6, "tie_word_embeddings": False},
 }
 # Weights that were cut for AutoTP: its rows of query, key and value stand head by head, those of the kernels do not.
 CUT_FOR_AUTOTP = "gpt_neox"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from tests.models import assert_telling
+
 
 def count_ties(directory: Path, dtype: str, got: list[list[int]], requests: list[list[int]]) -> int:
     """Tokens that are not the plain model's most likely ones, all of which must tie with it.
@@ -42,6 +44,7 @@ class PlainModel:
     @torch.inference_mode()
     def count_ties(self, got: list[list[int]], requests: list[list[int]]) -> int:
         """See the function."""
+        assert_telling(got, requests)
         eos, ties = self._models[0].generation_config.eos_token_id, 0
         for request, answer in zip(requests, got, strict=True):
             token_ids = torch.tensor([request + answer], device="cuda:0")
