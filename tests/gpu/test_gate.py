@@ -17,7 +17,6 @@ from tests.models import write_tiny_model
 from tests.ranks import run_ranks
 
 MAX_TOKENS = 1024
-DTYPES = ("float16", "bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +63,9 @@ def test_right_engines_pass(directories: dict[str, Path], tp: int) -> None:
         assert_right(case)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_right_kernels_pass(directories: dict[str, Path], dtype: str, tp: int) -> None:
-    [case] = loaded(tp, [Case(directories["opt"], {"dtype": dtype, "kernel_inject": True})])
+@pytest.mark.parametrize(("family", "dtype"), [("opt", "float16"), ("opt", "bfloat16"), ("bloom", "float16")])
+def test_right_kernels_pass(directories: dict[str, Path], family: str, dtype: str, tp: int) -> None:
+    [case] = loaded(tp, [Case(directories[family], {"dtype": dtype, "kernel_inject": True})])
     assert_right(case)
 
 
