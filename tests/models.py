@@ -103,20 +103,20 @@ def write_tiny_model(
     return directory
 
 
-def write_rounded(source: Path, target: Path, dtype: str = "float32") -> Path:
-    """Write a model like another, with the matrices of its decoder layers rounded to 255 steps a row.
+def write_rounded(source: Path, target: Path) -> Path:
+    """Write a model like another in float32, with the matrices of its decoder layers rounded to 255 steps a row.
 
     What `dtype="int8"` makes of a model, by other code than ours; returns `target`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and name not in ("lm_head", "embed_out"):
-            weight = module.weight.data.float()
+            weight = module.weight.data
             scale = weight.abs().amax(dim=1, keepdim=True) / 127
-            module.weight.data = (torch.round(weight / scale) * scale).to(module.weight.dtype)
+            module.weight.data = torch.round(weight / scale) * scale
     model.save_pretrained(target)
     return target
 

@@ -17,7 +17,6 @@ class DecodeAttention(Protocol):
     Args:
         cache: Keys and values.
         tables: Pages of each slot.
-        slopes: See `bloom.slopes_of`, where a way knows them.
     """
 
     name: ClassVar[str]

@@ -49,9 +49,10 @@ class FlexDecode:
     ) -> torch.Tensor:
         """See `DecodeAttention.attend`."""
         if layer == 0:
-            self._mask = self._block_mask(rows)
+            pages = self._tables.device[rows.slots]
+            self._mask = self._block_mask(rows, pages)
             if self._slopes is not None:
-                self._with_bias = self._bias(self._slopes, rows)
+                self._with_bias = self._bias(self._slopes, rows, pages)
         count = len(query)
         padded = self._padded(count)
         if padded > count:
@@ -71,15 +72,14 @@ class FlexDecode:
         )
         return attended[:count].squeeze(2)
 
-    def _bias(self, slopes: torch.Tensor, rows: Rows) -> Any:
+    def _bias(self, slopes: torch.Tensor, rows: Rows, pages: torch.Tensor) -> Any:
         """Of a step: what is added to a score. Keys are known by where they lie, so each page is told what it holds."""
         page_size = self._cache.page_size
-        pages = self._tables.device[rows.slots].long()
-        order = torch.arange(pages.shape[1], device=pages.device)
+        firsts = torch.arange(pages.shape[1], dtype=torch.int32, device=pages.device) * page_size
         nowhere = len(self._cache.keys[0]) // page_size
         starts = torch.zeros(nowhere + 1, dtype=torch.int32, device=pages.device)
-        used = order * page_size < rows.lengths[:, None]  # behind them may be pages that are others' by now
-        starts[torch.where(used, pages, nowhere)] = (order * page_size).to(torch.int32).expand_as(pages)
+        used = firsts < rows.lengths[:, None]  # behind them may be pages that are others' by now
+        starts[torch.where(used, pages, nowhere).long()] = firsts.expand_as(pages)
         positions = torch.nn.functional.pad(rows.positions, (0, self._padded(len(pages)) - len(pages)))
 
         def with_bias(
@@ -93,13 +93,13 @@ class FlexDecode:
     def _padded(self, count: int) -> int:
         return next((size for size in self._sizes if size >= count), count)
 
-    def _block_mask(self, rows: Rows) -> Any:
+    def _block_mask(self, rows: Rows, pages: torch.Tensor) -> Any:
         from torch.nn.attention.flex_attention import BlockMask
 
         page_size = self._cache.page_size
         count = len(rows.slots)
         padded = self._padded(count)
-        pages, lengths = self._tables.device[rows.slots], rows.lengths
+        lengths = rows.lengths
         if padded > count:
             pages = torch.cat([pages, pages.new_zeros(padded - count, pages.shape[1])])
             lengths = torch.cat([lengths, lengths.new_zeros(padded - count)])
