@@ -31,8 +31,18 @@ def answers_of_ranks(
 ) -> list[Any]:
     """The same; returns the answers by rank."""
     if device != "cpu":  # CUDA does not survive a fork
-        return run_on_ranks(world_size, target, *args, timeout_s=timeout_s, device=device)
+        return _on_gpus(world_size, target, *args, timeout_s=timeout_s)
     return run_on_ranks(world_size, _forked, target, *args, timeout_s=timeout_s, processes=forks())
+
+
+def _on_gpus(world_size: int, target: Callable[..., Any], *args: Any, timeout_s: float) -> list[Any]:
+    import torch
+
+    from tests.gpu.sharing import run_on_one_gpu
+
+    if torch.cuda.device_count() < world_size:
+        return run_on_one_gpu(world_size, target, *args, timeout_s=timeout_s)
+    return run_on_ranks(world_size, target, *args, timeout_s=timeout_s, device="cuda")
 
 
 def forks() -> ForkServerContext:

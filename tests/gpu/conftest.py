@@ -1,15 +1,21 @@
-"""GPU tests run on whatever GPUs there are, and are skipped where there are none."""
+"""GPU tests run on whatever GPUs there are, and are skipped where there are none.
+
+Where there is one, the two ranks of a group share it: their texts are those of two GPUs.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import ray
 
 from tests.gpu.illegal_access import TRIGGER
+from tests.gpu.processes import SHARED
+from tests.gpu.sharing import first_gpu_as
 
 
 def num_gpus() -> int:
@@ -32,26 +38,27 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A Ray of this machine; the file that it yields makes a process with a GPU fail when it appears."""
     trigger = tmp_path_factory.mktemp("trigger") / "now"
     paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    ray.init(
-        address="local",
-        num_gpus=num_gpus(),
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={
-            "env_vars": {"PYTHONPATH": paths, TRIGGER: str(trigger)},
-            "worker_process_setup_hook": "tests.gpu.illegal_access.watch_in_background",
-        },
-    )
+    variables = {"PYTHONPATH": paths, TRIGGER: str(trigger)}
+    shared = num_gpus() == 1
+    with first_gpu_as(2) if shared else nullcontext():
+        ray.init(
+            address="local",
+            num_gpus=max(2, num_gpus()),
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={
+                "env_vars": {**variables, SHARED: "1"} if shared else variables,
+                "worker_process_setup_hook": "tests.gpu.processes.begin",
+            },
+        )
     yield trigger
     ray.shutdown()
 
 
 @pytest.fixture(params=[1, 2])
 def tp(request: pytest.FixtureRequest) -> int:
-    """The tensor parallel size, as far as there are GPUs for it."""
+    """The tensor parallel size."""
     size: int = request.param
-    if num_gpus() < size:
-        pytest.skip(f"needs {size} GPUs")
     return size
 
 

@@ -91,7 +91,7 @@ def test_wrong_kernels_do_not(directories: dict[str, Path]) -> None:
     assert isinstance(case.error, VerificationError)
 
 
-def test_a_rank_with_other_weights(directories: dict[str, Path], two_gpus: None) -> None:
+def test_a_rank_with_other_weights(directories: dict[str, Path]) -> None:
     wrong = Case(directories["llama"], {"dtype": "float16", "torch_compile": False}, "change_embedding_of_other_rank")
     [case] = loaded(2, [wrong])
     assert isinstance(case.error, VerificationError)

@@ -60,7 +60,7 @@ def answers_despite(directory: Path, tp: int, strike: Callable[[DeepSpeedPredict
     checkpoint = DeepSpeedCheckpoint.from_pretrained(directory, config)
     settings = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
     data = {"prompt": np.array(rows(directory), dtype=object)}
-    with DeepSpeedPredictor.from_checkpoint(checkpoint, scaling_config=scaling) as predictor:
+    with DeepSpeedPredictor.from_checkpoint(checkpoint, scaling_config=scaling, on_progress=print) as predictor:
         assert predictor.group.load_report.batching == "continuous"
         undisturbed = predictor.predict(data, **settings)
         striker = threading.Timer(0.7, strike, [predictor])
