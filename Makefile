@@ -21,11 +21,14 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 TEST_PROCESSES ?= 3
+UNIT_TEST_PROCESSES ?= 2
 FAULTS ?= 200
 FAULTS_SEED ?= 0
 
 # Nothing of DeepSpeed is compiled at installation.
 export DS_BUILD_OPS := 0
+# Tests start a thousand processes, and each would compile our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: demo check test faults test-gpu test-ray-legacy docs clean
@@ -38,7 +41,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -n $(UNIT_TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 # These wait for other processes most of their time: several modules at once, each with a Ray of its own,
 # in the order of tests/conftest.py.

@@ -64,26 +64,27 @@ def assert_nothing_left(timeout_s: float = LEFT_TIMEOUT_S) -> None:
     assert not any(left.values()), left
 
 
-@contextmanager
-def one_node(*, num_cpus: int, num_gpus: int) -> Iterator[None]:
-    """A Ray of one node that belongs to this process."""
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        logging_level="ERROR",
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def join_node() -> None:
+    """Be on a Ray of one node with 4 CPUs and 4 fake GPUs.
+
+    It stays for the next module that wants it: each start costs a second of some ten processes. Who wants another Ray
+    ends it.
+    """
+    if not ray.is_initialized():
+        ray.init(
+            address="local",
+            num_cpus=4,
+            num_gpus=4,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level="ERROR",
+        )
 
 
 @contextmanager
 def several_nodes(*gpus_per_node: int) -> Iterator[Cluster]:
     """A Ray of several nodes on this machine, each with so many fake GPUs."""
+    ray.shutdown()
     cluster = Cluster(shutdown_at_exit=False)
     try:
         for num_gpus in gpus_per_node:

@@ -9,7 +9,7 @@ import pytest
 
 from raydsinfer.config import EchoFault, EngineConfig, GangConfig, GenerationConfig
 from raydsinfer.engines.base import EngineSpec, GenerateBatch
-from tests.clusters import assert_nothing_left, one_node
+from tests.clusters import assert_nothing_left, join_node
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,10 +19,9 @@ def interrupts_arrive() -> None:
 
 
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """One node with 4 CPUs and 4 fake GPUs, for a whole module."""
-    with one_node(num_cpus=4, num_gpus=4):
-        yield
+def local_ray() -> None:
+    """One node with 4 CPUs and 4 fake GPUs."""
+    join_node()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A real language model on real gangs: SmolLM2-135M, 9 heads and 3 key-value heads, on 2 and 3 CPU ranks."""
+"""A real language model: SmolLM2-135M, whose 9 heads and 3 key-value heads 2 CPU ranks share unevenly."""
 
 from __future__ import annotations
 
@@ -71,14 +71,9 @@ def test_the_reference_makes_sense(model: str, expected: list[list[int]]) -> Non
     assert decode(expected[4]) == "The capital of France is Paris."
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
 def test_tokens_equal_transformers(
-    model: str,
-    prompts: list[list[int]],
-    expected: list[list[int]],
-    expected_int8: list[list[int]],
-    world_size: int,
+    model: str, prompts: list[list[int]], expected: list[list[int]], expected_int8: list[list[int]]
 ) -> None:
-    floats, int8 = run_ranks(world_size, answer, model, prompts, timeout_s=300)
+    floats, int8 = run_ranks(2, answer, model, prompts, timeout_s=300)
     assert floats == expected
     assert int8 == expected_int8

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from tests.faults.campaign import run_one
 from tests.faults.machine import Machine
@@ -27,6 +28,7 @@ PLAN = RunPlan(
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
+    ray.shutdown()  # another module's
     with Machine() as machine:
         yield machine
 
