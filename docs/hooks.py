@@ -83,7 +83,7 @@ def families_table() -> str:
                 f"`{name}`",
                 ("tested" + (f"; {limits}" if limits else "")) if family.kernels else "no",
                 "tested" if sliced else "on one rank",
-                "tested",
+                "tested" if sliced else "tested, on one rank",
                 "yes",
                 "those that divide the heads" if family.kernels else "",
                 "up to its key-value heads" if sliced else "1",

@@ -14,8 +14,8 @@ from raydsinfer.errors import ConfigurationError, UnsupportedError
 
 _TOOK = "engine='auto' took kernel injection: "
 
-_NO_FASTER = frozenset({"bloom"})
-"""Families whose kernels are no clear gain: DeepSpeed joins their keys and values anew for each token, in Python."""
+_NO_FASTER_ALONE = frozenset({"bloom"})
+"""Families whose kernels are no clear gain on one rank: DeepSpeed joins keys and values for each token, in Python."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def choose_engine(
     if why := _why_nothing_else(model_config, world_size, stored_form):
         # Also where they cannot be had: then that is what is to be said.
         return Choice(config=with_kernels, why=_TOOK + why)
-    why = _why_rather(config, model_config, on_gpu=gpu_dtype is not None)
+    why = _why_rather(config, model_config, world_size, on_gpu=gpu_dtype is not None)
     # Slices for AutoTP may be of no use to the kernels.
     if not why or kernels_problem or stored_form == "ranks":
         return Choice(config=as_said)
@@ -94,8 +94,9 @@ def _why_nothing_else(model_config: Any, world_size: int, stored_form: str) -> s
     return ""
 
 
-def _why_rather(config: EngineConfig, model_config: Any, *, on_gpu: bool) -> str:
+def _why_rather(config: EngineConfig, model_config: Any, world_size: int, *, on_gpu: bool) -> str:
     """Why the kernels are the better way, if the model can use them; empty if they are not."""
-    if on_gpu and config.batching == "static" and model_config.model_type not in _NO_FASTER:
+    no_faster = world_size == 1 and model_config.model_type in _NO_FASTER_ALONE
+    if on_gpu and config.batching == "static" and not no_faster:
         return "on GPUs static batches are faster with it"
     return ""

@@ -140,6 +140,8 @@ def _without_kernels(family: str, world_size: int) -> str:
     """What to use instead of the kernels."""
     if world_size > 1 and FAMILIES.get(family, Family()).autotp_problem:
         return "Use kernel_inject=False and num_workers=1."
+    if world_size > 1 and family not in FAMILIES:
+        return "Use kernel_inject=False; if DeepSpeed cannot slice this model either, num_workers=1 as well."
     return "Use kernel_inject=False (automatic tensor parallelism)."
 
 

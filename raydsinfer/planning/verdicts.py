@@ -9,7 +9,7 @@ from typing import Any, Literal
 from raydsinfer.config import EngineConfig
 from raydsinfer.engines.capabilities import dtype_problem
 from raydsinfer.engines.choice import Choice, choose_engine
-from raydsinfer.engines.families import Mode, choose_mode
+from raydsinfer.engines.families import FAMILIES, Mode, choose_mode
 from raydsinfer.engines.int8.replace import require_float_weights, require_linears
 from raydsinfer.errors import ConfigurationError, InvalidSettingError, UnsupportedError
 from raydsinfer.planning.gpus import Gpu, dotted
@@ -167,7 +167,7 @@ def engine_verdict(model: ModelFacts, config: EngineConfig, place: Place, engine
     """One of them. The first problem counts: settings, model, GPUs, then what their nodes lack."""
     found = (
         _by_settings(model, config, place, engine, dtype)
-        or _by_model(model, engine)
+        or _by_model(model, place, engine)
         or _by_weights(model, config, engine)
         or _by_int8(model, dtype)
         or _by_gpus(place, dtype)
@@ -191,9 +191,12 @@ def _by_settings(model: ModelFacts, config: EngineConfig, place: Place, engine: 
     return None
 
 
-def _by_model(model: ModelFacts, engine: Engine) -> _Against | None:
+def _by_model(model: ModelFacts, place: Place, engine: Engine) -> _Against | None:
     if engine == "continuous" and model.continuous_problem:
         return False, model.continuous_problem, "Use batching='static', or 'auto', which takes it."
+    if place.num_ranks > 1 and model.family not in FAMILIES:
+        why = f"whether DeepSpeed can slice {model.family} is only known when a gang starts"
+        return None, why, "`raydsinfer verify MODEL` starts one. One rank needs no slices."
     return None
 
 

@@ -35,6 +35,7 @@ def test_kernels_are_the_second_choice(family: str, gpu_dtype: str | None) -> No
 def test_static_batches_take_the_kernels_on_gpus(gpu_dtype: str | None, kernels: bool) -> None:
     assert chosen("opt", gpu_dtype=gpu_dtype, batching="static").kernel_inject is kernels
     assert not chosen("bloom", gpu_dtype=gpu_dtype, batching="static").kernel_inject
+    assert chosen("bloom", 2, gpu_dtype, batching="static").kernel_inject is kernels
 
 
 @pytest.mark.parametrize("gpu_dtype", ["float16", None])

@@ -31,6 +31,7 @@ def test_modes(settings: dict[str, Any], world_size: int, mode: str) -> None:
     ("family", "fields", "settings", "world_size", "says"),
     [
         ("qwen2", {}, {"kernel_inject": True}, 1, "kernel_inject=True for qwen2.*adapters exist for: opt"),
+        ("falcon", {}, {"kernel_inject": True}, 2, "if DeepSpeed cannot slice this model either, num_workers=1"),
         ("opt", {}, {"kernel_inject": True}, 5, "12 heads to divide by 5 ranks"),
         ("opt", {}, {"kernel_inject": True}, 5, r"automatic tensor parallelism.*num_workers: 1, 2, 3, 4, 6, 12\."),
         ("gpt2", {}, {"kernel_inject": True}, 5, "Use kernel_inject=False and num_workers=1"),

@@ -35,6 +35,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "gpt2": {"n_embd": 768, "n_layer": 2, "n_head": 12, "n_positions": 1024},
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
+    "xlm": {"emb_dim": 64, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 2048},
 }  # fmt: skip
 
 

@@ -62,6 +62,12 @@ def test_a_gpu_that_nobody_tells_of_is_a_question() -> None:
     assert verdicts(model("opt"), Place(num_ranks=1, use_gpu=True, assumed=T4))["plain", "bfloat16"].possible is False
 
 
+def test_whether_an_unknown_family_can_be_sliced_is_a_question() -> None:
+    found = verdicts(model("xlm"), gpus(A100, A100, num_ranks=2))["static", "float16"]
+    assert (found.possible, found.why_not) == (None, "whether DeepSpeed can slice xlm is only known when a gang starts")
+    assert verdicts(model("xlm"), gpus(A100))["static", "float16"].possible is True
+
+
 def test_kernels_that_cannot_be_built() -> None:
     broken = gpus(A100, kernels_problem="it lacks a working nvcc")
     found = verdicts(model("opt"), broken)

@@ -20,8 +20,6 @@ class DecodeAttention(Protocol):
     """
 
     name: ClassVar[str]
-    supports_windows: ClassVar[bool]
-    """Whether a layer may see only so many tokens back."""
 
     def __init__(self, cache: KVCache, tables: PageTables) -> None: ...
 
@@ -37,7 +35,10 @@ class DecodeAttention(Protocol):
     def attend(
         self, layer: int, query: torch.Tensor, *, rows: Rows, longest: int, scale: float, window: int | None
     ) -> torch.Tensor:
-        """From (rows, heads, size) to (rows, heads, value size)."""
+        """From (rows, heads, size) to (rows, heads, value size).
+
+        `window`: how many tokens back a layer sees. Only `sdpa` is given one: see `choice`.
+        """
         ...
 
 
@@ -45,7 +46,6 @@ class PrefillAttention(Protocol):
     """Causal attention of prefill chunks, each over what its sequence has so far."""
 
     name: ClassVar[str]
-    supports_windows: ClassVar[bool]
 
     def __init__(self, cache: KVCache) -> None: ...
 

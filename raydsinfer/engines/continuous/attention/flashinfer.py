@@ -41,7 +41,6 @@ class FlashInferDecode:
     """
 
     name: ClassVar[str] = "flashinfer"
-    supports_windows: ClassVar[bool] = False
 
     def __init__(self, cache: KVCache, tables: PageTables, workspace: Workspace, batch: int | None = None) -> None:
         self._cache, self._tables, self._workspace, self._batch = cache, tables, workspace, batch

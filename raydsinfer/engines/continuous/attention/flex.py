@@ -23,7 +23,6 @@ class FlexDecode:
     """
 
     name: ClassVar[str] = "flex"
-    supports_windows: ClassVar[bool] = False
 
     def __init__(
         self,

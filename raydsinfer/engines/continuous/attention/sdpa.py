@@ -21,7 +21,6 @@ class SdpaDecode:
     """Each row's pages, gathered to the length of the longest row."""
 
     name: ClassVar[str] = "sdpa"
-    supports_windows: ClassVar[bool] = True
 
     def __init__(self, cache: KVCache, tables: PageTables, slopes: torch.Tensor | None = None) -> None:
         self._cache, self._tables, self._slopes = cache, tables, slopes
@@ -38,10 +37,11 @@ class SdpaDecode:
             self._places, self._visible = self._gather(rows, longest)
             if self._slopes is not None:
                 self._biased = self._with_bias(self._slopes, rows).to(query.dtype)
-        visible = self._visible
+        mask = self._visible[:, None, None] if self._slopes is None else self._biased
         if window is not None:
-            seen = torch.arange(visible.shape[1], device=visible.device)
-            visible = visible & (seen > rows.positions[:, None] - window)
+            seen = torch.arange(mask.shape[-1], device=mask.device)
+            inside = (seen > rows.positions[:, None] - window)[:, None, None]
+            mask = mask & inside if self._slopes is None else mask.masked_fill(~inside, -torch.inf)
         # (rows, tokens, heads, size) to heads first
         keys, values = (
             stored[self._places].transpose(1, 2) for stored in (self._cache.keys[layer], self._cache.values[layer])
@@ -50,7 +50,7 @@ class SdpaDecode:
             query.unsqueeze(2),
             keys,
             values,
-            attn_mask=visible[:, None, None] if self._slopes is None else self._biased,
+            attn_mask=mask,
             scale=scale,
             enable_gqa=query.shape[1] != keys.shape[1],
         )
@@ -82,7 +82,6 @@ class SdpaPrefill:
     """
 
     name: ClassVar[str] = "sdpa"
-    supports_windows: ClassVar[bool] = True
 
     def __init__(self, cache: KVCache, slopes: torch.Tensor | None = None) -> None:
         self._cache, self._slopes = cache, slopes

@@ -28,7 +28,6 @@ class VarlenPrefill:
     """
 
     name: ClassVar[str] = "varlen"
-    supports_windows: ClassVar[bool] = False
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache

@@ -28,15 +28,16 @@ def test_decode_rows_see_their_own_pages(page_size: int, heads: int, query_heads
         torch.testing.assert_close(found[index : index + 1], expected)
 
 
+@pytest.mark.parametrize("window", [None, 1, 5, 100])
 @pytest.mark.parametrize("page_size", [1, 4, 16])
-def test_decode_rows_are_biased_by_the_distance_of_keys(page_size: int) -> None:
+def test_decode_rows_are_biased_by_the_distance_of_keys(page_size: int, window: int | None) -> None:
     paged, slots = Paged(LENGTHS, page_size=page_size), [3, 0, 4, 1]
     rows, query = paged.rows(slots, padded=6), paged.query(6)
     decode = SdpaDecode(paged.cache, paged.tables, SLOPES)
-    found = decode.attend(0, query, rows=rows, longest=rows.longest, scale=0.3, window=None)
+    found = decode.attend(0, query, rows=rows, longest=rows.longest, scale=0.3, window=window)
     for index, slot in enumerate(slots):
         one = query[index : index + 1]
-        expected = paged.attended(slot, LENGTHS[slot] - 1, one, scale=0.3, slopes=SLOPES)
+        expected = paged.attended(slot, LENGTHS[slot] - 1, one, scale=0.3, window=window, slopes=SLOPES)
         torch.testing.assert_close(found[index : index + 1], expected)
     assert found.isfinite().all()
 
