@@ -19,41 +19,42 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Each Ray would start a worker for each core before anybody asks for one; many tests need fewer, or end before.
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
-# Modules that take most of a minute and more start before the others: whoever ran one as the last would have the rest
-# wait. Those with a Ray of their own and those without one come first, then those that share one (`local_ray`), so that
-# it is started once for each process of tests.
+# Modules that share a Ray (`local_ray`) come first, so that it is started once for each process of tests. Among them,
+# and among the others, those that take most of a minute and more start first: whoever ran one as the last would have
+# the rest wait.
 FIRST = (
-    "faults/test_faults",
+    "cluster/test_cli",
+    "cluster/test_gang_stage",
+    "cluster/test_kept_rows",
+    "cluster/test_kernel_families",
+    "cluster/test_worker_group",
+    "cluster/test_examples",
+    "cluster/test_gang_stage_models",
+    "cluster/test_supervisor",
+    "cluster/test_worker_group_keeper",
+    "cluster/test_recovery",
+    "cluster/test_batch_predictor",
+    "cluster/test_hangs",
+    "cluster/test_worker_group_weights",
+    "cluster/test_bad_input",
+    "cluster/test_docs",
+    "cluster/test_deepspeed_predictor",
+    # Without, or with a Ray of their own.
     "cluster/test_gate_ladder",
     "cluster/test_cli_fetch",
     "cluster/test_cli_nodes",
-    "cluster/test_integrity",
-    "cluster/test_planning",
+    "faults/test_faults",
     "cluster/test_elastic",
-    "cluster/test_continuous_engine",
+    "cluster/test_planning",
     "cluster/test_gate",
-    "cluster/test_smollm2",
-    "cluster/test_worker_group_layouts",
-    "cluster/test_prepared",
-    "cluster/test_bench_load",
-    "cluster/test_cli_doctor",
-    "cluster/test_deepspeed_engine",
-    "cluster/test_int8_engine",
     "cluster/test_worker_group_nodes",
-    "cluster/test_bench_throughput",
+    "cluster/test_integrity",
+    "cluster/test_continuous_engine",
+    "cluster/test_bench_load",
+    "cluster/test_worker_group_layouts",
     "cluster/test_nodes",
-    "cluster/test_presharded",
-    "cluster/test_bench_ranks",
-    "cluster/test_deepspeed_setup",
-    # With the Ray that is shared.
-    "cluster/test_cli",
-    "cluster/test_kept_rows",
-    "cluster/test_gang_stage",
-    "cluster/test_kernel_families",
-    "cluster/test_gang_stage_models",
-    "cluster/test_examples",
-    "cluster/test_batch_predictor",
-    "cluster/test_docs",
+    "cluster/test_smollm2",
+    "cluster/test_deepspeed_engine",
 )
 
 
