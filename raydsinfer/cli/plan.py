@@ -15,7 +15,7 @@ from raydsinfer.cli.options import with_flags
 from raydsinfer.config import EngineConfig
 
 EXIT_CODES = (
-    "Exit codes: 0 every gang could start now; 1 something stands against it; 2 wrong usage, settings or model; "
+    "Exit codes: 0 nothing is known against a start now; 1 something is; 2 wrong usage, settings or model; "
     "130 interrupted."
 )
 _HIDDEN = frozenset({"replace_method", "echo_fault", "echo_delay_s"})

@@ -164,14 +164,15 @@ def engine_verdicts(model: ModelFacts, config: EngineConfig, place: Place) -> li
 
 
 def engine_verdict(model: ModelFacts, config: EngineConfig, place: Place, engine: Engine, dtype: str) -> EngineVerdict:
-    """One of them. The first problem counts: settings, model, GPUs, then what their nodes lack."""
+    """One of them. The first problem counts: settings, model, GPUs, what their nodes lack, then what nobody knows."""
     found = (
         _by_settings(model, config, place, engine, dtype)
-        or _by_model(model, place, engine)
+        or _by_model(model, engine)
         or _by_weights(model, config, engine)
         or _by_int8(model, dtype)
         or _by_gpus(place, dtype)
         or _by_nodes(place, engine)
+        or _by_slices(model, place)
     )
     possible, why_not, instead = found or (True, "", "")
     return EngineVerdict(engine=engine, dtype=dtype, possible=possible, why_not=why_not, instead=instead)
@@ -191,12 +192,9 @@ def _by_settings(model: ModelFacts, config: EngineConfig, place: Place, engine: 
     return None
 
 
-def _by_model(model: ModelFacts, place: Place, engine: Engine) -> _Against | None:
+def _by_model(model: ModelFacts, engine: Engine) -> _Against | None:
     if engine == "continuous" and model.continuous_problem:
         return False, model.continuous_problem, "Use batching='static', or 'auto', which takes it."
-    if place.num_ranks > 1 and model.family not in FAMILIES:
-        why = f"whether DeepSpeed can slice {model.family} is only known when a gang starts"
-        return None, why, "`raydsinfer verify MODEL` starts one. One rank needs no slices."
     return None
 
 
@@ -256,6 +254,15 @@ def _by_nodes(place: Place, engine: Engine) -> _Against | None:
         why = "whether its kernels can be built is only looked for where a driver tells of a GPU"
         return None, why, "`raydsinfer doctor` on a node with GPUs says."
     return None
+
+
+def _by_slices(model: ModelFacts, place: Place) -> _Against | None:
+    is_cut = model.stored is not None and model.stored.form == "ranks"
+    if place.num_ranks == 1 or model.family in FAMILIES or is_cut:
+        return None
+    why = f"whether DeepSpeed can slice {model.family} is only known when a gang starts"
+    flag = "--num-gpus-per-worker-group" if place.use_gpu else "--cpu-ranks"
+    return None, why, f"`raydsinfer verify MODEL {flag} {place.num_ranks}` starts one. One rank needs no slices."
 
 
 def best_possible(verdicts: Sequence[EngineVerdict], dtype: str, *, use_gpu: bool) -> EngineVerdict | None:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
+import ray
 
 from raydsinfer.config import EchoFault, EngineConfig, GangConfig, GenerationConfig
 from raydsinfer.engines.base import EngineSpec, GenerateBatch
@@ -27,8 +28,13 @@ def local_ray() -> None:
 @pytest.fixture
 def nothing_left(local_ray: None) -> Iterator[None]:
     """`local_ray`, and a check that a test leaves no actor, placement group or rank process."""
+    join_node()  # again, where a test before failed
     yield
-    assert_nothing_left()
+    try:
+        assert_nothing_left()
+    except AssertionError:
+        ray.shutdown()  # else all that follow would fail, too
+        raise
 
 
 @pytest.fixture

@@ -157,7 +157,13 @@ def test_a_killed_driver_goes_on_from_what_is_stored(tmp_path: Path) -> None:
     assert (after.num_done, after.num_failed, after.num_left, after.num_starts) == (294, 6, 0, 2)
     num_stored = sum(json.loads(path.read_text())["num_rows"] for path in Path(f"{output}.run/manifests").iterdir())
     assert num_stored == 300, "a stored row was computed again"
-    written = [json.loads(line) for line in Path(output).read_text().splitlines()]
+
+    # All is there: a gang, which could not even load, is not started.
+    again = ["--resume", "--overwrite", *words, "--echo-fault", json.dumps({"when": "load"})]
+    first = Path(output).read_text()
+    assert generate(prompts, output, *again)[0] == 3
+    assert Path(output).read_text() == first
+    written = [json.loads(line) for line in first.splitlines()]
     assert [(row["id"], row["prompt"], row["output"]) for row in written] == [
         (row["id"], row["prompt"], row["prompt"]) for row in rows
     ]

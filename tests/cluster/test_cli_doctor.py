@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import ray
 import torch
 
 from tests.commands import ROOT, TIMEOUT_S
@@ -19,6 +20,7 @@ def descendants() -> set[int]:
 
 
 def test_the_machine_that_runs_the_tests(tmp_path: Path) -> None:
+    ray.shutdown()  # another module's: its processes come and go
     before = descendants()
     environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path / "ops"), "HF_HUB_OFFLINE": "1"}
     environment.pop("RAY_ADDRESS", None)

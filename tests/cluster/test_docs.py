@@ -10,12 +10,14 @@ import gc
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from tests.clusters import LEFT_TIMEOUT_S, left_of_gangs
 
@@ -53,8 +55,14 @@ def test_every_marked_page_is_run() -> None:
     assert marked == set(PAGES)
 
 
+@pytest.fixture(scope="module")
+def ray_of_pages(local_ray: None) -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_of_pages")
 def test_blocks_of_a_page_run(page: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"np": np}
     for block in marked_blocks(page, project):
@@ -77,7 +85,8 @@ def test_blocks_of_a_page_run(page: str, project: Path, capsys: pytest.CaptureFi
 def gangs_left(timeout_s: float = LEFT_TIMEOUT_S) -> list[str]:
     """Placement groups and ranks that are there after a while.
 
-    Ray Data's own actors stay, and a keeper without leases stays until Ray forgets the last data set.
+    Ray Data's own actors stay, and a keeper without leases stays until Ray forgets the last data set: at the end of the
+    module.
     """
     gc.collect()
     deadline = time.monotonic() + timeout_s

@@ -113,12 +113,12 @@ def test_gangs_one_after_the_other_share_nothing(tmp_path: Path, quick: GangConf
     for family, changes in (("opt", {}), ("gpt2", {"n_embd": 96, "n_layer": 3})):
         model = write_tiny_model(family, tmp_path / f"{family}{len(pids)}", **changes)
         spec = EngineSpec(model=str(model), config=EngineConfig(max_tokens=64, kernel_inject=True, verify="off"))
-        one = ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1})
-        with WorkerGroup.create(spec, one, gang_config=quick) as group:
-            pids.add(group.ranks[0].pid)
+        two = ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1})
+        with WorkerGroup.create(spec, two, gang_config=quick) as group:
+            pids |= {rank.pid for rank in group.ranks}
             call = GenerateBatch(prompts=requests, generation=GenerationConfig(max_new_tokens=NEW_TOKENS))
             assert tokens(group.run("generate", call)) == plain_greedy(model, requests, NEW_TOKENS)
-    assert len(pids) == 2
+    assert len(pids) == 4
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ class Machine:
             os.environ.get("TMPDIR"),
         )
         os.environ["TMPDIR"] = self._temporary.name
+        self._others = set(psutil.Process().children(recursive=True))
         try:
             self._cluster.add_node(**self._size(2, 0), _system_config=_QUICK_TO_MISS)
             for _ in range(self._num_nodes):
@@ -62,7 +63,7 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        processes = psutil.Process().children(recursive=True)
+        processes = set(psutil.Process().children(recursive=True)) - self._others
         try:
             for driver in self._drivers:
                 driver.kill()

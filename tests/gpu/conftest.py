@@ -1,6 +1,6 @@
 """GPU tests run on whatever GPUs there are, and are skipped where there are none.
 
-Where there is one, the two ranks of a group share it: their texts are those of two GPUs.
+Where there are fewer than a group has ranks, these share the first one, and gangs where there is one: see `sharing`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     trigger = tmp_path_factory.mktemp("trigger") / "now"
     paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     variables = {"PYTHONPATH": paths, TRIGGER: str(trigger)}
-    shared = num_gpus() == 1
+    shared, num_gpus_here = num_gpus() == 1, num_gpus()
+    ray.shutdown()
     with first_gpu_as(2) if shared else nullcontext():
         ray.init(
             address="local",
-            num_gpus=max(2, num_gpus()),
+            num_gpus=max(2, num_gpus_here),
             include_dashboard=False,
             log_to_driver=False,
             runtime_env={

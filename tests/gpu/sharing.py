@@ -28,7 +28,7 @@ def run_on_one_gpu(world_size: int, target: Callable[..., Any], *args: Any, time
 
 def name_own_host() -> None:
     """From now on NCCL takes this process for one of another node than its neighbours."""
-    os.environ["NCCL_HOSTID"] = f"pid-{os.getpid()}"
+    os.environ.update(NCCL_HOSTID=f"pid-{os.getpid()}", NCCL_NET="Socket")
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def answers(
     """New tokens of each engine, one loaded after the other."""
     settings = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
     cases = [Case(model, {**COMMON, "max_batch_size": 8, **config}, [(requests, settings)]) for config in configs]
-    done: list[Case] = run_ranks(world_size, answer, cases, device="cuda", timeout_s=380)
+    done: list[Case] = run_ranks(world_size, answer, cases, device="cuda", timeout_s=300)
     return [tokens(case.answers[0]) for case in done]
 
 
@@ -63,7 +63,7 @@ def assert_right(model: str, dtype: str, got: list[list[int]], requests: list[li
     assert ties <= MOST_TIES * NEW_TOKENS * len(requests)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2])
 def test_autotp(model: str, requests: list[list[int]], world_size: int) -> None:
     configs = [(batching, dtype) for batching in ("continuous", "static") for dtype in ("float16", "bfloat16")]
     given: list[dict[str, object]] = [{"batching": batching, "dtype": dtype} for batching, dtype in configs]

@@ -65,7 +65,11 @@ def test_a_gpu_that_nobody_tells_of_is_a_question() -> None:
 def test_whether_an_unknown_family_can_be_sliced_is_a_question() -> None:
     found = verdicts(model("xlm"), gpus(A100, A100, num_ranks=2))["static", "float16"]
     assert (found.possible, found.why_not) == (None, "whether DeepSpeed can slice xlm is only known when a gang starts")
+    assert "--num-gpus-per-worker-group 2" in found.instead
     assert verdicts(model("xlm"), gpus(A100))["static", "float16"].possible is True
+    assert verdicts(model("xlm"), gpus(T4, T4, num_ranks=2))["static", "bfloat16"].possible is False
+    cut = replace(model("xlm"), stored=Stored(form="ranks", num_files=2, num_bytes=1, tp_size=2))
+    assert verdicts(cut, gpus(A100, A100, num_ranks=2))["static", "float16"].possible is True
 
 
 def test_kernels_that_cannot_be_built() -> None:
