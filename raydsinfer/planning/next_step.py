@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from raydsinfer.checkpoints.sources.secrets import without_secrets
 from raydsinfer.planning.plan import Plan
 from raydsinfer.planning.verdicts import ENGINES
+from raydsinfer.planning.wanted import ranks_flag
 
 _INPUT, _OUTPUT = "prompts.jsonl", "answers.jsonl"
 
@@ -45,8 +46,7 @@ def next_commands(plan: Plan, *, address: str | None = None) -> list[str]:
         said = plan.wanted.config.model_dump(exclude_unset=True)
         source = _flags({name: said[name] for name in ("revision", "hf_home") if name in said})
         commands.append(f"raydsinfer fetch {model}{source}{' --gpu-only' if plan.wanted.use_gpu else ''}{there}")
-    ranks = "--num-gpus-per-worker-group" if plan.wanted.use_gpu else "--cpu-ranks"
-    shape = f" {ranks} {plan.num_ranks}"
+    shape = f" {ranks_flag(use_gpu=plan.wanted.use_gpu)} {plan.num_ranks}"
     if len(plan.placed) > 1:
         shape += f" --num-worker-groups {len(plan.placed)}"
     if plan.wanted.placement_strategy != "PACK":

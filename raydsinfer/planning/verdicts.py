@@ -15,6 +15,7 @@ from raydsinfer.errors import ConfigurationError, InvalidSettingError, Unsupport
 from raydsinfer.planning.gpus import Gpu, dotted
 from raydsinfer.planning.model import ModelFacts
 from raydsinfer.planning.nodes import NodeFacts
+from raydsinfer.planning.wanted import ranks_flag
 
 Engine = Literal["kernel_inject", "continuous", "static", "plain"]
 
@@ -261,8 +262,8 @@ def _by_slices(model: ModelFacts, place: Place) -> _Against | None:
     if place.num_ranks == 1 or model.family in FAMILIES or is_cut:
         return None
     why = f"whether DeepSpeed can slice {model.family} is only known when a gang starts"
-    flag = "--num-gpus-per-worker-group" if place.use_gpu else "--cpu-ranks"
-    return None, why, f"`raydsinfer verify MODEL {flag} {place.num_ranks}` starts one. One rank needs no slices."
+    ranks = f"{ranks_flag(use_gpu=place.use_gpu)} {place.num_ranks}"
+    return None, why, f"`raydsinfer verify MODEL {ranks}` starts one. One rank needs no slices."
 
 
 def best_possible(verdicts: Sequence[EngineVerdict], dtype: str, *, use_gpu: bool) -> EngineVerdict | None:

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from ray.train import ScalingConfig
 
 
+def ranks_flag(*, use_gpu: bool) -> str:
+    """The flag of the command line that says how many ranks a gang has."""
+    return "--num-gpus-per-worker-group" if use_gpu else "--cpu-ranks"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """A model and the gangs that would run it.

@@ -26,9 +26,9 @@ def local_ray() -> None:
 
 
 @pytest.fixture
-def nothing_left(local_ray: None) -> Iterator[None]:
-    """`local_ray`, and a check that a test leaves no actor, placement group or rank process."""
-    join_node()  # again, where a test before failed
+def nothing_left() -> Iterator[None]:
+    """The node of `local_ray`, and a check that a test leaves no actor, placement group or rank process."""
+    join_node()  # for each test: one that failed before has ended it
     yield
     try:
         assert_nothing_left()

